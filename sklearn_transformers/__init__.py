@@ -1,0 +1,39 @@
+"""scikit-learn's classifiers, with a Transformer fine-tuned inside."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sklearn_transformers._classifier import TransformerTextClassifier
+    from sklearn_transformers.exceptions import (
+        InvalidTextError,
+        PretrainedModelError,
+        TrainingDivergedError,
+    )
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "TransformerTextClassifier": "sklearn_transformers._classifier",
+    "InvalidTextError": "sklearn_transformers.exceptions",
+    "PretrainedModelError": "sklearn_transformers.exceptions",
+    "TrainingDivergedError": "sklearn_transformers.exceptions",
+}
+
+__all__ = [
+    "InvalidTextError",
+    "PretrainedModelError",
+    "TrainingDivergedError",
+    "TransformerTextClassifier",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

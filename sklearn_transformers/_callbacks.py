@@ -1,0 +1,174 @@
+"""What happens around the epochs: schedule, validation score, best weights, progress."""
+
+import multiprocessing
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+from torch import nn
+from tqdm import tqdm
+
+__all__ = ["KeepBest", "LinearSchedule", "Progress", "ValidationScore", "is_watched"]
+
+
+class LinearSchedule(Callback):
+    """Learning rates that rise linearly from 0 during warm-up and fall linearly to 0 after.
+
+    Neither end is reached: the first and the last step both learn something.
+
+    Parameters
+    ----------
+    n_steps : int
+        Optimiser steps of the whole training.
+    warmup : float
+        Share of the steps that warm up.
+    """
+
+    def __init__(self, n_steps: int, warmup: float) -> None:
+        self.n_steps = n_steps
+        self.warmup = warmup
+
+    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        self.step_ = 0
+        self.peaks_ = [group["lr"] for group in net.optimizer_.param_groups]
+
+    def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
+        factor = self.factor(self.step_)
+        for group, peak in zip(net.optimizer_.param_groups, self.peaks_, strict=True):
+            group["lr"] = peak * factor
+        self.step_ += 1
+
+    def factor(self, step: int) -> float:
+        """Share of the peak learning rate at optimiser step `step`, counted from 0."""
+        n_warm = int(self.warmup * self.n_steps)
+        if step < n_warm:
+            return (step + 1) / (n_warm + 1)
+        return (self.n_steps - step) / (self.n_steps - n_warm)
+
+
+class ValidationScore(Callback):
+    """Score the validation logits of each epoch; greater is better.
+
+    Parameters
+    ----------
+    score : callable
+        Logits of shape (n_valid, n_classes) and the validation loss -> float.
+    """
+
+    def __init__(self, score: Callable[[np.ndarray, float], float]) -> None:
+        self.score = score
+
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        loss = net.history[-1, "valid_loss"]
+        net.history.record("valid_score", self.score(net.valid_logits_, loss))
+
+
+class KeepBest(Callback):
+    """Stop when the validation score stalls and go back to the weights that scored best.
+
+    Parameters
+    ----------
+    n_iter_no_change : int
+        Epochs in a row without an improvement of more than `tol` before training stops.
+    tol : float
+    """
+
+    def __init__(self, n_iter_no_change: int, tol: float) -> None:
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+
+    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        self.best_index_, self.best_score_ = -1, -np.inf
+        self.reference_, self.n_stalled_ = -np.inf, 0
+        self.weights_: dict[str, torch.Tensor] = {}
+
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        score = net.history[-1, "valid_score"]
+        is_best = score > self.best_score_
+        # skorch's own callbacks, such as Checkpoint, look for this mark.
+        net.history.record("valid_loss_best", is_best)
+        if is_best:
+            self.best_index_, self.best_score_ = len(net.history) - 1, score
+            self.weights_ = {
+                name: weight.detach().cpu().clone() for name, weight in _trained(net.module_)
+            }
+        if score > self.reference_ + self.tol:
+            self.reference_, self.n_stalled_ = score, 0
+        else:
+            self.n_stalled_ += 1
+        if self.n_stalled_ >= self.n_iter_no_change:
+            net.stop_training = True
+
+    def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        if self.best_index_ in (-1, len(net.history) - 1):
+            return
+        with torch.no_grad():
+            for name, weight in _trained(net.module_):
+                weight.copy_(self.weights_[name])
+
+
+class Progress(Callback):
+    """One bar per epoch on standard error, with the loss and the validation score.
+
+    Parameters
+    ----------
+    n_rows : int
+        Texts per epoch.
+    """
+
+    # The loss on the bar is read from the device, which then has to be waited for.
+    SECONDS_BETWEEN_LOSSES = 0.5
+
+    def __init__(self, n_rows: int) -> None:
+        self.n_rows = n_rows
+
+    def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        epoch, n_epochs = len(net.history), net.max_epochs
+        self.bar_ = tqdm(total=self.n_rows, desc=f"epoch {epoch}/{n_epochs}", unit=" texts")
+        self.n_done_, self.shown_at_ = 0, time.monotonic()
+
+    def on_batch_end(
+        self, net: NeuralNet, batch: Any = None, training: bool = False, **kwargs: Any
+    ) -> None:
+        if not training:
+            return
+        n_rows = len(batch[1])
+        self.n_done_ += n_rows
+        self.bar_.update(n_rows)
+        if time.monotonic() - self.shown_at_ > self.SECONDS_BETWEEN_LOSSES:
+            self.bar_.set_postfix_str(f"loss {float(net.loss_sum_) / self.n_done_:.4f}")
+            self.shown_at_ = time.monotonic()
+
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        row = net.history[-1]
+        parts = [f"loss {row['train_loss']:.4f}"]
+        if "valid_loss" in row:
+            parts.append(f"validation loss {row['valid_loss']:.4f}")
+            if row["valid_score"] != -row["valid_loss"]:
+                parts.append(f"score {row['valid_score']:.4f}")
+        if row.get("valid_loss_best"):
+            parts.append("best so far")
+        self.bar_.set_postfix_str(", ".join(parts))
+        self.bar_.close()
+
+
+def is_watched(verbose: int) -> bool:
+    """Whether somebody sees a bar: a terminal or a notebook, and not a worker's."""
+    in_worker = (
+        multiprocessing.current_process().name != "MainProcess"
+        or threading.current_thread() is not threading.main_thread()
+    )
+    if not verbose or in_worker:
+        return False
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
+    return sys.stderr.isatty() or hasattr(get_ipython(), "kernel")
+
+
+def _trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]

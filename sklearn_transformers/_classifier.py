@@ -1,0 +1,486 @@
+"""`TransformerTextClassifier`: scikit-learn's side of the package.
+
+torch and transformers are imported by the methods that need them, so that importing,
+constructing, cloning and printing an estimator stay as light as scikit-learn itself.
+"""
+
+import os
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
+from sklearn.metrics import get_scorer_names
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_transformers._compat import Interval, StrOptions, fit_context
+from sklearn_transformers._validation import check_texts
+
+__all__ = ["TransformerTextClassifier"]
+
+
+class TransformerTextClassifier(
+    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
+):
+    """Text classifier that fine-tunes a pretrained Transformer.
+
+    Takes raw texts and labels and behaves like scikit-learn's own classifiers: it can stand
+    in a Pipeline, be searched, cross-validated, cloned and pickled. `fit` trains all weights
+    of the Transformer (the backbone) and a new linear layer on top of it (the head), on the
+    GPU where there is one, and keeps the weights of the epoch that scored best on held-out
+    rows. As a transformer it turns texts into the vectors that the head sees.
+
+    Parameters
+    ----------
+    model : str or path-like, default="sentence-transformers/all-MiniLM-L6-v2"
+        Pretrained encoder or decoder that ``transformers.AutoModel`` can load: a folder, or a
+        name on the Hugging Face Hub. The default has 22.7 M weights and can be fine-tuned on
+        a laptop's CPU; with the extra `offline` it is read from the installed package.
+    max_length : int, default=256
+        Longest input in tokens, special tokens included. Longer texts are cut at the end;
+        memory grows at least linearly with it. A model that cannot read that much lowers it,
+        with a warning.
+    pooling : {"auto", "cls", "mean", "max", "last"}, default="auto"
+        How the hidden states of a text's tokens become one vector: the first token's, their
+        mean, their maximum, or the last token's. "auto" takes what the checkpoint was trained
+        for: its own setting for sentence-transformers checkpoints, "last" for decoders, "cls"
+        for other encoders.
+    dropout : float in [0, 1), default=None
+        Dropout in the backbone and in front of the head while training. None keeps what the
+        checkpoint states.
+    learning_rate : float or "auto", default="auto"
+        Peak learning rate of the backbone; the new head learns ten times faster. "auto" is
+        2e-4 for a model of width 384 and falls with the square of the width (5e-5 for
+        BERT-base), at most 5e-4.
+    weight_decay : float, default=0.01
+        Decoupled weight decay of AdamW [1]_; biases and norms are not decayed.
+    warmup : float in [0, 1], default=0.1
+        Share of the optimiser steps during which the learning rate rises linearly to its
+        peak; after that it falls linearly to zero at `max_epochs`.
+    max_grad_norm : float or None, default=1.0
+        Gradients with a larger Euclidean norm are scaled down to it. None does not clip.
+    batch_size : int, default=32
+        Texts per optimiser step. Steps that hold too many tokens are computed in parts, with
+        the same gradient.
+    max_epochs : int, default=10
+        Most passes over the training texts.
+    early_stopping : bool, default=True
+        Score held-out rows after each epoch, stop when the score stalls, and go back to the
+        weights that scored best. If False, all rows train for `max_epochs`; rows passed as
+        `X_val` are then scored for the record only.
+    validation_fraction : float in [0, 1), default=0.1
+        Share of the rows to hold out for early stopping: shuffled, stratified, at least one
+        row; a class with a single row stays in training. Unused when `X_val` is passed.
+    n_iter_no_change : int, default=3
+        Epochs in a row without improvement after which training stops.
+    tol : float, default=0.0
+        Improvements of the score up to `tol` do not count.
+    scoring : "loss", str or callable, default="loss"
+        How the held-out rows are scored: by their weighted cross-entropy, a scorer name of
+        scikit-learn, or a callable ``scorer(estimator, X, y)``; greater is better. With
+        `sample_weight`, scorers are passed the held-out rows' weights.
+    class_weight : dict, "balanced" or None, default=None
+        Weight of each class in the loss, as in ``LogisticRegression``; multiplied with
+        `sample_weight`.
+    device : str or torch.device, default="auto"
+        Where to train and predict. "auto" takes CUDA, then MPS, then the CPU.
+    precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+        Number format of the forward and backward pass while training; weights stay float32.
+        "auto" takes bfloat16 on GPUs and CPUs that have instructions for it, float16 on other
+        CUDA GPUs, float32 elsewhere. Predictions are always computed in float32.
+    callbacks : list of skorch.callbacks.Callback, default=None
+        Called while training, after the estimator's own. They see a skorch net.
+    warm_start : bool, default=False
+        Let `fit` go on from the model of the previous call, with a new schedule, instead of
+        from the pretrained one. The classes must be the same.
+    random_state : int, RandomState instance or None, default=None
+        Decides the head's first weights, the held-out rows, the order of the batches and
+        dropout. The same int gives bit-identical results on the same machine. None takes a
+        new seed from the operating system each time. Global random states are not touched.
+    verbose : int or bool, default=1
+        If positive, shows a bar per epoch in terminals and notebooks; never in joblib's
+        workers or when the output goes to a file. 0 shows nothing.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted.
+    model_ : torch.nn.Module
+        The fine-tuned model: `backbone`, pooling and `head`, in evaluation mode.
+    tokenizer_ : transformers.PreTrainedTokenizerBase
+        Turns texts into token ids.
+    device_ : str
+        Where the model is.
+    precision_ : str
+        Number format that training used.
+    learning_rate_ : float
+        Peak learning rate of the backbone that training used.
+    max_length_ : int
+        Longest input in tokens that the model gets.
+    pooling_ : str
+        Pooling that is used.
+    seed_ : int
+        The seed that training used: pass it as `random_state` to repeat a run.
+    n_iter_ : int
+        Epochs run, over all calls when training was continued.
+    best_epoch_ : int
+        Epoch, counted from 1, whose weights the model has: the one with the best score with
+        early stopping, else the last.
+    best_score_ : float or None
+        Validation score of that epoch; minus the validation loss with ``scoring="loss"``.
+        None without validation rows.
+    history_ : list of dict
+        One dict per epoch: `epoch`, `train_loss`, `learning_rate` (the backbone's at the end
+        of the epoch), `seconds`, `examples_per_second` and `tokens_per_second` (of training,
+        without padding); with validation rows also `valid_loss` and `valid_score`.
+
+    See Also
+    --------
+    sklearn.linear_model.LogisticRegression : Behind a ``TfidfVectorizer``, the usual baseline.
+    sklearn.ensemble.HistGradientBoostingClassifier : The same words for early stopping.
+
+    Notes
+    -----
+    Training uses AdamW [1]_ with linear warm-up and decay, gradient clipping, mixed precision
+    and batches of similar length. `fit` changes the estimator only when it succeeds: after an
+    error or Ctrl-C it is what it was before.
+
+    References
+    ----------
+    .. [1] Loshchilov and Hutter (2019), "Decoupled Weight Decay Regularization", ICLR.
+
+    .. [2] Devlin et al. (2019), "BERT: Pre-training of Deep Bidirectional Transformers for
+       Language Understanding", NAACL.
+
+    Examples
+    --------
+    >>> from sklearn_transformers import TransformerTextClassifier
+    >>> texts = ["good", "great", "fine", "bad", "awful", "poor"] * 4
+    >>> labels = ["yes", "yes", "yes", "no", "no", "no"] * 4
+    >>> clf = TransformerTextClassifier(max_epochs=5, random_state=0).fit(texts, labels)
+    >>> clf.predict(["great", "awful"])
+    array(['yes', 'no'], dtype='<U3')
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "model": [str, os.PathLike],
+        "max_length": [Interval(Integral, 1, None, closed="left")],
+        "pooling": [StrOptions({"auto", "cls", "mean", "max", "last"})],
+        "dropout": [Interval(Real, 0, 1, closed="left"), None],
+        "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "warmup": [Interval(Real, 0, 1, closed="both")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "scoring": [StrOptions({"loss", *get_scorer_names()}), callable],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "device": "no_validation",  # torch knows which devices there are: see resolve_device
+        "precision": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
+        "callbacks": [list, tuple, None],
+        "warm_start": ["boolean"],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = "sentence-transformers/all-MiniLM-L6-v2",
+        *,
+        max_length: int = 256,
+        pooling: str = "auto",
+        dropout: float | None = None,
+        learning_rate: float | str = "auto",
+        weight_decay: float = 0.01,
+        warmup: float = 0.1,
+        max_grad_norm: float | None = 1.0,
+        batch_size: int = 32,
+        max_epochs: int = 10,
+        early_stopping: bool = True,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 3,
+        tol: float = 0.0,
+        scoring: Any = "loss",
+        class_weight: Any = None,
+        device: Any = "auto",
+        precision: str = "auto",
+        callbacks: Any = None,
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: int = 1,
+    ) -> None:
+        self.model = model
+        self.max_length = max_length
+        self.pooling = pooling
+        self.dropout = dropout
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.max_grad_norm = max_grad_norm
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.scoring = scoring
+        self.class_weight = class_weight
+        self.device = device
+        self.precision = precision
+        self.callbacks = callbacks
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None
+    ) -> Self:
+        """Fine-tune the model on texts and labels.
+
+        Parameters
+        ----------
+        X : sequence of str, or array-like of shape (n_samples,) or (n_samples, 1)
+            One text per sample: list, tuple, array, Series, or DataFrame with one column.
+        y : array-like of shape (n_samples,)
+            The labels: str, int, bool, or float with integer values.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row in the loss; a row of weight 0 is as good as absent.
+        X_val : like `X`, default=None
+            Texts to validate on, instead of held-out rows of `X`.
+        y_val : array-like of shape (n_val,), default=None
+            Their labels.
+
+        Returns
+        -------
+        self : TransformerTextClassifier
+            The fitted estimator.
+
+        Raises
+        ------
+        InvalidTextError
+            When `X` or `X_val` holds anything but texts.
+        InvalidParameterError
+            When a parameter is out of range.
+        ValueError
+            When labels or weights are unusable, lengths differ, or parameters contradict
+            each other.
+        PretrainedModelError
+            When the pretrained model cannot be had.
+        TrainingDivergedError
+            When the loss becomes infinite or not a number.
+        """
+        from sklearn_transformers._fitting import fine_tune
+        from sklearn_transformers._targets import ClassCodec
+
+        proceed = self.warm_start and self._is_fitted()
+        codec = None
+        if proceed:
+            codec = ClassCodec.learn(y)
+            if not np.array_equal(codec.classes, self.classes_):
+                raise ValueError(
+                    "warm_start can only be used where `y` has the same classes as in the "
+                    f"previous call to fit. Previously got {self.classes_.tolist()}, `y` has "
+                    f"{codec.classes.tolist()}."
+                )
+        fitted = fine_tune(
+            self, X, y, sample_weight, X_val=X_val, y_val=y_val, codec=codec, proceed=proceed
+        )
+        self.__dict__.update(fitted)
+        return self
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Train one epoch on these rows, going on from the current model if there is one.
+
+        There is no validation and no early stopping; the learning rate warms up and decays
+        within the call.
+
+        Parameters
+        ----------
+        X : sequence of str, or array-like of shape (n_samples,) or (n_samples, 1)
+            One text per sample.
+        y : array-like of shape (n_samples,)
+            The labels.
+        classes : array-like of shape (n_classes,), default=None
+            All labels that will ever occur. Required in the first call on an unfitted
+            estimator; may be left out later.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row in the loss.
+
+        Returns
+        -------
+        self : TransformerTextClassifier
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            When `classes` is missing in the first call or differs from an earlier one, or `y`
+            holds other labels; and all that `fit` raises.
+        """
+        from sklearn_transformers._fitting import fine_tune
+        from sklearn_transformers._targets import ClassCodec
+
+        proceed = self._is_fitted()
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' is not supported by partial_fit, which never sees all "
+                "rows. Pass the weights as a dict, for example from "
+                "sklearn.utils.class_weight.compute_class_weight."
+            )
+        if classes is None and not proceed:
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        codec = ClassCodec(self.classes_) if proceed else ClassCodec.learn(classes)
+        if classes is not None and not np.array_equal(np.unique(classes), codec.classes):
+            raise ValueError(
+                f"`classes={classes!r}` is not the same as on last call to partial_fit, was: "
+                f"{codec.classes!r}"
+            )
+        fitted = fine_tune(self, X, y, sample_weight, codec=codec, proceed=proceed, one_epoch=True)
+        self.__dict__.update(fitted)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict the label of each text.
+
+        Parameters
+        ----------
+        X : sequence of str, or array-like of shape (n_samples,) or (n_samples, 1)
+            One text per sample.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            The most probable class of each text.
+        """
+        logits = self._logits(X)
+        return np.asarray(self.classes_[logits.argmax(axis=1)])
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Predict the probability of each class.
+
+        Parameters
+        ----------
+        X : sequence of str, or array-like of shape (n_samples,) or (n_samples, 1)
+            One text per sample.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes), float64
+            Columns in the order of `classes_`; rows sum to 1.
+        """
+        from sklearn_transformers._targets import ClassCodec
+
+        return ClassCodec.probabilities(self._logits(X))
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Predict the logarithm of the probability of each class.
+
+        Parameters
+        ----------
+        X : sequence of str, or array-like of shape (n_samples,) or (n_samples, 1)
+            One text per sample.
+
+        Returns
+        -------
+        log_probabilities : ndarray of shape (n_samples, n_classes), float64
+            Columns in the order of `classes_`; finite even where the probability is 0.
+        """
+        from sklearn_transformers._targets import ClassCodec
+
+        return ClassCodec.log_probabilities(self._logits(X))
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Compute the confidence in each class.
+
+        Parameters
+        ----------
+        X : sequence of str, or array-like of shape (n_samples,) or (n_samples, 1)
+            One text per sample.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,) or (n_samples, n_classes), float64
+            For two classes the log-odds of ``classes_[1]``, positive where it is predicted;
+            otherwise the logits, unnormalised.
+        """
+        logits = self._logits(X).astype(np.float64)
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Turn texts into the vectors that the fine-tuned head sees.
+
+        Parameters
+        ----------
+        X : sequence of str, or array-like of shape (n_samples,) or (n_samples, 1)
+            One text per sample.
+
+        Returns
+        -------
+        vectors : ndarray of shape (n_samples, hidden_size), float32
+            Pooled hidden states of the fine-tuned backbone.
+        """
+        return self._forward(X, "embed")
+
+    def _logits(self, X: Any) -> np.ndarray:
+        """Logits of shape (n_samples, n_classes), float32."""
+        known_for, known = self.__dict__.get("_known_logits", (None, None))
+        if known is not None and X is known_for:
+            return np.asarray(known)
+        return self._forward(X, "forward")
+
+    def _forward(self, X: Any, method: str) -> np.ndarray:
+        """Send texts through a method of the model, in the caller's order."""
+        check_is_fitted(self)
+        from sklearn_transformers._inference import run
+        from sklearn_transformers._tokenization import encode, padding_id
+
+        return run(
+            getattr(self.model_, method),
+            encode(self.tokenizer_, check_texts(X), self.max_length_),
+            pad_id=padding_id(self.tokenizer_, self.model_.backbone),
+            longest=self.max_length_,
+            device=self.device_,
+        )
+
+    def _is_fitted(self) -> bool:
+        return "model_" in self.__dict__
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self._is_fitted()
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if self._is_fitted():
+            from sklearn_transformers._persistence import pack
+
+            state["model_"] = pack(state["model_"], state.pop("tokenizer_"))
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "model_" in state:
+            from sklearn_transformers._device import present_device
+            from sklearn_transformers._persistence import unpack
+
+            device = present_device(state["device_"])
+            model, tokenizer = unpack(state["model_"], device)
+            state = state | {"model_": model, "tokenizer_": tokenizer, "device_": device}
+        super().__setstate__(state)

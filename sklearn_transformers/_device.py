@@ -1,0 +1,135 @@
+""" "auto" -> device, precision and seed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from sklearn_transformers._compat import InvalidParameterError
+
+__all__ = [
+    "autocast",
+    "draw_seed",
+    "present_device",
+    "resolve_device",
+    "resolve_precision",
+    "seeded",
+    "to_device",
+]
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(device: Any) -> str:
+    """ "auto" -> "cuda", "mps" or "cpu", the first that is there; anything else is checked.
+
+    Raises
+    ------
+    InvalidParameterError
+        When torch does not know the device.
+    ValueError
+        When the device is not present on this machine.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise InvalidParameterError(
+            "The 'device' parameter of TransformerTextClassifier must be 'auto' or a device "
+            f"that torch knows, such as 'cpu', 'cuda', 'cuda:1' or 'mps'. Got {device!r} instead."
+        ) from None
+    try:
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device={str(device)!r} is not available on this machine ({_first_line(error)}). "
+            "Use device='auto' to take the best one that is."
+        ) from error
+    return str(wanted)
+
+
+def present_device(device: str) -> str:
+    """`device`, or the best one that this machine has instead: for models trained elsewhere."""
+    try:
+        return resolve_device(device)
+    except ValueError:
+        return resolve_device("auto")
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """ "auto" -> the number format in which this device trains fastest without loss of accuracy.
+
+    bfloat16 on GPUs and CPUs with instructions for it, float16 on older CUDA GPUs, float32
+    everywhere else.
+    """
+    if precision != "auto":
+        return precision
+    kind = torch.device(device).type
+    if kind == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if native else "float16"
+    if kind == "cpu":
+        # torch < 2.10 cannot be asked: it then trains in float32.
+        able = getattr(torch.cpu, "get_capabilities", dict)()
+        if able.get("avx512_bf16") or able.get("amx_bf16"):
+            return "bfloat16"
+    return "float32"
+
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    """Mixed precision for the forward pass; does nothing for float32."""
+    dtype = DTYPES.get(precision)
+    return torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None)
+
+
+def to_device(array: np.ndarray, device: str) -> torch.Tensor:
+    """Copy to the device; to a GPU without making the host wait."""
+    tensor = torch.from_numpy(array)
+    if device.startswith("cuda"):
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def draw_seed(random_state: Any) -> int:
+    """`random_state` -> a seed.
+
+    An int is the seed itself, a `RandomState` is drawn from. None takes fresh entropy from
+    the operating system and, unlike scikit-learn, leaves NumPy's global state alone.
+    """
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0] >> 1)
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(np.iinfo(np.int32).max))
+    return int(random_state)
+
+
+@contextmanager
+def seeded(seed: int, device: str) -> Iterator[None]:
+    """Run with the CPU's and the device's generator at `seed`; put both back afterwards."""
+    generators = [torch.default_generator]
+    kind = torch.device(device).type
+    if kind == "cuda":
+        index = torch.device(device).index
+        torch.cuda.init()
+        generators.append(
+            torch.cuda.default_generators[torch.cuda.current_device() if index is None else index]
+        )
+    elif kind == "mps":
+        generators.append(torch.mps._get_default_mps_generator())
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,54 @@
+"""Token ids of many texts in two flat arrays."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["EncodedTexts"]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedTexts:
+    """Token ids of n texts, without padding: 4 bytes a token.
+
+    Parameters
+    ----------
+    ids : ndarray of shape (n_tokens,), int32
+        The token ids of all texts, one text after the other.
+    offsets : ndarray of shape (n_texts + 1,), int32 (int64 from 2**31 tokens on)
+        Text i is ``ids[offsets[i] : offsets[i + 1]]``.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def from_lists(cls, chunks: Iterable[list[list[int]]]) -> "EncodedTexts":
+        """Gather chunks of tokenised texts; only one chunk of Python lists lives at a time."""
+        ids = [np.empty(0, np.int32)]
+        lengths = [np.zeros(1, np.int32)]
+        for chunk in chunks:
+            ids.append(np.fromiter((i for text in chunk for i in text), np.int32))
+            lengths.append(np.fromiter(map(len, chunk), np.int32, count=len(chunk)))
+        offsets = np.cumsum(np.concatenate(lengths), dtype=np.int64)
+        if offsets[-1] < 2**31:
+            offsets = offsets.astype(np.int32)
+        return cls(np.concatenate(ids), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each text, shape (n_texts,)."""
+        return np.diff(self.offsets)
+
+    def tokens(self, rows: np.ndarray) -> np.ndarray:
+        """Token ids of the texts `rows`, one text after the other, shape (n_tokens,)."""
+        return np.concatenate([self.ids[self.offsets[i] : self.offsets[i + 1]] for i in rows])
+
+    def take(self, rows: np.ndarray) -> "EncodedTexts":
+        """The texts `rows`, in this order."""
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows], dtype=np.int64)])
+        return EncodedTexts(self.tokens(rows), offsets.astype(self.offsets.dtype))

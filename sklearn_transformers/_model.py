@@ -1,0 +1,115 @@
+"""Backbone + pooling + head, and which of their weights train how."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig as Config
+from transformers import PreTrainedModel
+
+__all__ = ["TextClassifier", "default_learning_rate", "head_dropout", "parameter_groups"]
+
+# The head starts from nothing while the backbone is pretrained: it learns this much faster.
+# Measured in docs/design.md; the idea of separate rates is Howard & Ruder (2018), ULMFiT.
+HEAD_RATE = 10.0
+
+# Where architectures keep the dropout in front of their own classification head.
+_HEAD_DROPOUTS = (
+    "classifier_dropout",
+    "seq_classif_dropout",
+    "classifier_dropout_prob",
+    "hidden_dropout_prob",
+)
+
+
+class TextClassifier(nn.Module):
+    """A Transformer that reads token ids and answers with one logit per class.
+
+    Parameters
+    ----------
+    backbone : transformers.PreTrainedModel
+        Gives a hidden state per token.
+    pooling : {"cls", "mean", "max", "last"}
+        How the hidden states of a text become one vector.
+    n_classes : int
+    dropout : float
+        Share of the pooled vector's entries dropped while training.
+    """
+
+    def __init__(
+        self, backbone: PreTrainedModel, pooling: str, n_classes: int, dropout: float
+    ) -> None:
+        super().__init__()
+        # The pooler is a head of its own that no pooling here uses: without it nothing is
+        # trained, stored or computed in vain.
+        if getattr(backbone, "pooler", None) is not None:
+            backbone.pooler = None
+        self.backbone = backbone
+        self.pooling = pooling
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(backbone.config.hidden_size, n_classes)
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Token ids and mask of shape (b, s) -> logits of shape (b, n_classes), float32."""
+        return self.classify(self.embed(input_ids, attention_mask))
+
+    def classify(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Pooled vectors of shape (b, hidden_size) -> logits of shape (b, n_classes), float32."""
+        # The head costs nothing, and bfloat16 logits would have two or three digits.
+        with torch.autocast(vectors.device.type, enabled=False):
+            logits: torch.Tensor = self.head(self.dropout(vectors))
+        return logits
+
+    def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Token ids and mask of shape (b, s) -> pooled vectors of shape (b, hidden_size), float32."""
+        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
+        return _pool(hidden.last_hidden_state.float(), attention_mask, self.pooling)
+
+
+def _pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Hidden states of shape (b, s, h), right-padded -> vectors of shape (b, h)."""
+    if pooling == "cls":
+        return hidden[:, 0]
+    if pooling == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(dim=1) - 1]
+    real = mask[:, :, None].bool()
+    if pooling == "max":
+        return hidden.masked_fill(~real, -torch.inf).amax(dim=1)
+    return hidden.masked_fill(~real, 0.0).sum(dim=1) / real.sum(dim=1)
+
+
+def head_dropout(config: Config, dropout: float | None) -> float:
+    """The dropout in front of the head: the user's, else the one the checkpoint states, else 0."""
+    if dropout is not None:
+        return dropout
+    stated = (getattr(config, field, None) for field in _HEAD_DROPOUTS)
+    return next((float(value) for value in stated if value is not None), 0.0)
+
+
+def default_learning_rate(config: Config) -> float:
+    """The backbone's peak learning rate: 2e-4 at a width of 384, falling with its square.
+
+    5e-5 for BERT-base (768), 2.8e-5 for BERT-large (1024), never above 5e-4.
+    """
+    return float(min(5e-4, 2e-4 * (384 / config.hidden_size) ** 2))
+
+
+def parameter_groups(
+    model: TextClassifier, learning_rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Parameters for the optimiser, by learning rate and weight decay.
+
+    Biases and the weights of norms, which are the one-dimensional parameters, are not decayed.
+    """
+    groups = []
+    for part, rate in ((model.backbone, learning_rate), (model.head, learning_rate * HEAD_RATE)):
+        weights = [p for p in part.parameters() if p.requires_grad]
+        for params, decay in (
+            ([p for p in weights if p.ndim > 1], weight_decay),
+            ([p for p in weights if p.ndim <= 1], 0.0),
+        ):
+            if params:
+                groups.append({"params": params, "lr": rate, "weight_decay": decay})
+    return groups

@@ -1,0 +1,227 @@
+"""The training loop: a skorch net with precision, accumulation and length-sorted batches."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNetClassifier
+from skorch.callbacks import EarlyStopping
+from torch import nn
+
+from sklearn_transformers._batching import pad, sorted_batches, training_steps
+from sklearn_transformers._device import autocast, to_device
+from sklearn_transformers._encoded import EncodedTexts
+from sklearn_transformers._inference import run
+from sklearn_transformers._model import TextClassifier, parameter_groups
+from sklearn_transformers._targets import ClassCodec
+from sklearn_transformers.exceptions import TrainingDivergedError
+
+__all__ = ["FineTuningNet", "LabelledTexts", "Recipe"]
+
+Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledTexts:
+    """Token ids, class codes and weights of the rows of one data set."""
+
+    texts: EncodedTexts
+    codes: np.ndarray
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def take(self, rows: np.ndarray) -> "LabelledTexts":
+        """The data set with these rows only, in this order."""
+        return LabelledTexts(self.texts.take(rows), self.codes[rows], self.weights[rows])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything the loop needs to know beside the model and the data, with no "auto" left."""
+
+    learning_rate: float
+    weight_decay: float
+    max_grad_norm: float | None
+    batch_size: int
+    max_epochs: int
+    device: str
+    precision: str
+    pad_id: int
+    max_length: int
+
+
+class FineTuningNet(NeuralNetClassifier):
+    """Trains a `TextClassifier` in place; lives only as long as `fit` runs.
+
+    Each optimiser step sees `batch_size` rows, in as many micro-batches as the token budget
+    asks for; gradients add up to those of the whole step. Losses stay on the device until the
+    epoch ends. skorch's callbacks see each micro-batch as a batch.
+
+    Parameters
+    ----------
+    module : TextClassifier
+    recipe : Recipe
+    rng : numpy.random.Generator
+        Orders the batches.
+    callbacks : list of skorch.callbacks.Callback
+    """
+
+    def __init__(
+        self,
+        module: TextClassifier,
+        recipe: Recipe,
+        rng: np.random.Generator,
+        callbacks: list[Any],
+    ) -> None:
+        super().__init__(
+            module,
+            criterion=nn.CrossEntropyLoss,
+            lr=recipe.learning_rate,
+            max_epochs=recipe.max_epochs,
+            batch_size=recipe.batch_size,
+            train_split=None,
+            callbacks=callbacks,
+            device=recipe.device,
+            verbose=0,
+        )
+        self.recipe = recipe
+        self.rng = rng
+        self.stop_training = False
+
+    def get_default_callbacks(self) -> list[Any]:
+        return []
+
+    def initialize_optimizer(self, triggered_directly: Any = None) -> "FineTuningNet":
+        recipe = self.recipe
+        groups = parameter_groups(self.module_, recipe.learning_rate, recipe.weight_decay)
+        self.optimizer_ = torch.optim.AdamW(groups, fused=True)
+        self.scaler_ = torch.amp.GradScaler(
+            torch.device(recipe.device).type, enabled=recipe.precision == "float16"
+        )
+        return self
+
+    def train(self, train: LabelledTexts, valid: LabelledTexts | None) -> "FineTuningNet":
+        """Run all epochs. Unlike skorch's `fit`, lets Ctrl-C through to the caller."""
+        self.initialize()
+        self.notify("on_train_begin", X=None, y=None)
+        self.fit_loop((train, valid))
+        self.notify("on_train_end", X=None, y=None)
+        return self
+
+    def fit_loop(self, X: Any, y: Any = None, epochs: int | None = None, **_: Any) -> Any:
+        train, valid = X
+        for _ in range(self.max_epochs):
+            start = time.perf_counter()
+            self.notify("on_epoch_begin", dataset_train=train, dataset_valid=valid)
+            self._train_epoch(train)
+            if valid is not None:
+                self._validate(valid)
+            self.history.record("seconds", time.perf_counter() - start)
+            self.notify("on_epoch_end", dataset_train=train, dataset_valid=valid)
+            if self.stop_training:
+                break
+        return self
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Tell the callbacks, and take the one stop sign that skorch's own callback gives."""
+        try:
+            super().notify(method_name, **cb_kwargs)
+        except KeyboardInterrupt:
+            stoppers = (cb for _, cb in self.callbacks_ if isinstance(cb, EarlyStopping))
+            if not any(cb.misses_ == cb.patience for cb in stoppers):
+                raise
+            self.stop_training = True
+
+    def _train_epoch(self, data: LabelledTexts) -> None:
+        start = time.perf_counter()
+        lengths = data.texts.lengths
+        self._set_training(True)
+        # Summed on the device: `.item()` would wait for the GPU every step.
+        self.loss_sum_ = torch.zeros((), device=self.device)
+        for step in training_steps(lengths, self.recipe.batch_size, self.rng):
+            for rows in sorted_batches(lengths, step):
+                batch = self._batch(data, rows, len(step))
+                self.notify("on_batch_begin", batch=batch, training=True)
+                self.history.record_batch("train_batch_size", len(rows))
+                result = self.train_step_single(batch)
+                self.loss_sum_ += result["loss"] * len(step)
+                self.notify("on_batch_end", batch=batch, training=True, **result)
+            self._update_weights()
+        loss = float(self.loss_sum_) / len(data)
+        seconds = time.perf_counter() - start
+        self._check_finite(loss)
+        self.history.record("train_loss", loss)
+        self.history.record("learning_rate", self.optimizer_.param_groups[0]["lr"])
+        self.history.record("examples_per_second", len(data) / seconds)
+        self.history.record("tokens_per_second", int(lengths.sum()) / seconds)
+
+    def _batch(self, data: LabelledTexts, rows: np.ndarray, step_size: int) -> Batch:
+        """One micro-batch; its weights make the losses of a step's micro-batches add up."""
+        input_ids, mask = pad(data.texts, rows, self.recipe.pad_id, self.recipe.max_length)
+        weights = (data.weights[rows] / step_size).astype(np.float32)
+        inputs = {"input_ids": input_ids, "attention_mask": mask, "weights": weights}
+        on_device = {name: to_device(array, self.device) for name, array in inputs.items()}
+        return on_device, to_device(data.codes[rows], self.device)
+
+    def infer(self, x: dict[str, torch.Tensor], **fit_params: Any) -> torch.Tensor:
+        logits: torch.Tensor = self.module_(x["input_ids"], x["attention_mask"])
+        return logits
+
+    def get_loss(self, y_pred: Any, y_true: Any, X: Any = None, **kwargs: Any) -> torch.Tensor:
+        return (ClassCodec.losses(y_pred, y_true) * X["weights"]).sum()
+
+    def train_step_single(self, batch: Batch, **fit_params: Any) -> dict[str, torch.Tensor]:
+        inputs, codes = batch
+        with autocast(self.device, self.recipe.precision):
+            logits = self.infer(inputs)
+        loss = self.get_loss(logits, codes, X=inputs)
+        self.scaler_.scale(loss).backward()
+        return {"loss": loss.detach(), "y_pred": logits.detach()}
+
+    def _update_weights(self) -> None:
+        self.scaler_.unscale_(self.optimizer_)
+        named: Iterator[Any] = self.get_all_learnable_params()
+        self.notify("on_grad_computed", named_parameters=list(named), training=True)
+        if self.recipe.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.module_.parameters(), self.recipe.max_grad_norm)
+        self.scaler_.step(self.optimizer_)
+        self.scaler_.update()
+        self.optimizer_.zero_grad(set_to_none=True)
+
+    def _validate(self, data: LabelledTexts) -> None:
+        """Loss and logits of the validation rows, computed exactly as `predict` does."""
+        recipe = self.recipe
+        self._set_training(False)
+
+        def observe(rows: np.ndarray, logits: torch.Tensor) -> None:
+            batch = ({}, to_device(data.codes[rows], self.device))
+            self.notify("on_batch_begin", batch=batch, training=False)
+            self.history.record_batch("valid_batch_size", len(rows))
+            self.notify("on_batch_end", batch=batch, training=False, y_pred=logits)
+
+        self.valid_logits_ = run(
+            self.module_,
+            data.texts,
+            pad_id=recipe.pad_id,
+            longest=recipe.max_length,
+            device=recipe.device,
+            observe=observe,
+        )
+        logits, codes = torch.from_numpy(self.valid_logits_), torch.from_numpy(data.codes)
+        losses = ClassCodec.losses(logits, codes).double().numpy()
+        self.history.record("valid_loss", float(np.average(losses, weights=data.weights)))
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            rate = self.recipe.learning_rate
+            raise TrainingDivergedError(
+                f"The training loss is {loss} in epoch {len(self.history)} "
+                f"(learning_rate={rate:.3g}, precision={self.recipe.precision!r}). Lower "
+                "learning_rate, raise warmup, or train with precision='float32'."
+            )

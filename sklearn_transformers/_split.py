@@ -1,0 +1,48 @@
+"""Rows to train on and rows to validate on."""
+
+import numpy as np
+
+__all__ = ["hold_out"]
+
+
+def hold_out(
+    codes: np.ndarray, fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shuffled, stratified split that never takes a class's last row from training.
+
+    scikit-learn's splitters refuse classes of one row and more classes than validation rows;
+    real label sets have both. Here each class gives rows in proportion to its size, the
+    remainder goes to the classes that are furthest below their share (ties at random), and
+    a class of one row stays in training.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples,), int64
+        Class of each row, 0 to n_classes - 1.
+    fraction : float in (0, 1)
+        Share of the rows to validate on; at least one row, if any can be spared.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    train, valid : ndarray of int64
+        Row indices in random order; `valid` is empty when every class has one row.
+    """
+    order = rng.permutation(len(codes))
+    sizes = np.bincount(codes)
+    spare = np.maximum(sizes - 1, 0)
+    wanted = min(max(1, round(fraction * len(codes))), int(spare.sum()))
+    share = wanted * sizes / len(codes)
+    quota = np.minimum(np.floor(share).astype(np.int64), spare)
+    tie_break = rng.random(len(sizes))
+    while quota.sum() < wanted:
+        open_classes = np.flatnonzero(quota < spare)
+        lack = (share - quota)[open_classes]
+        quota[open_classes[np.lexsort((tie_break[open_classes], -lack))[0]]] += 1
+    shuffled = codes[order]
+    # Rank of each shuffled row within its class: the first `quota` of a class validate.
+    by_class = np.argsort(shuffled, kind="stable")
+    rank = np.empty(len(codes), np.int64)
+    rank[by_class] = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    validates = rank < quota[shuffled]
+    return order[~validates], order[validates]

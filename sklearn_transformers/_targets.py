@@ -1,0 +1,104 @@
+"""Labels <-> codes, the loss, and logits -> answers."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from torch.nn import functional as F
+
+from sklearn_transformers._compat import check_y
+
+__all__ = ["ClassCodec"]
+
+
+class ClassCodec:
+    """One label per text, out of a fixed set of classes.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+        The labels, sorted, as scikit-learn's `classes_`.
+    """
+
+    def __init__(self, classes: np.ndarray) -> None:
+        self.classes = classes
+
+    @staticmethod
+    def read(y: Any) -> np.ndarray:
+        """Check labels as `LogisticRegression` does and return them as 1-D array."""
+        if y is None:
+            raise ValueError(
+                "TransformerTextClassifier requires y to be passed, but the target y is None."
+            )
+        labels = np.asarray(check_y(y))
+        check_classification_targets(labels)
+        return labels
+
+    @classmethod
+    def learn(cls, y: Any) -> "ClassCodec":
+        """Read the classes off the labels `y`.
+
+        Raises
+        ------
+        ValueError
+            For labels that are missing, continuous, or of fewer than two classes.
+        """
+        classes = np.unique(cls.read(y))
+        if len(classes) < 2:
+            raise ValueError(
+                "TransformerTextClassifier needs samples of at least 2 classes in the data, but the data "
+                f"contains only one class: {classes.tolist()[0]!r}"
+            )
+        return cls(classes)
+
+    def encode(self, y: Any, *, name: str = "y") -> np.ndarray:
+        """Labels -> codes of shape (n_samples,), int64.
+
+        Raises
+        ------
+        ValueError
+            When `y` holds a label that is not among the classes.
+        """
+        code_of = {label: code for code, label in enumerate(self.classes.tolist())}
+        labels = self.read(y).tolist()
+        unknown = sorted({label for label in labels if label not in code_of}, key=repr)
+        if unknown:
+            raise ValueError(
+                f"The target label(s) {unknown} in {name} do not exist in the initial classes "
+                f"{self.classes.tolist()}."
+            )
+        return np.array([code_of[label] for label in labels], np.int64)
+
+    def class_weights(
+        self, class_weight: Any, codes: np.ndarray, weights: np.ndarray
+    ) -> np.ndarray:
+        """Weight of each class, shape (n_classes,), float64.
+
+        "balanced" counts the rows by their sample weight, so that a row of weight 2 equals
+        the row given twice.
+        """
+        if class_weight == "balanced":
+            mass = np.bincount(codes, weights=weights, minlength=len(self.classes))
+            present = mass > 0
+            share = mass * present.sum() / mass.sum()
+            return np.divide(1.0, share, out=np.zeros_like(share), where=present)
+        return np.asarray(compute_class_weight(class_weight, classes=self.classes, y=self.classes))
+
+    @staticmethod
+    def losses(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of each row, shape (n_rows,), float32."""
+        return F.cross_entropy(logits.float(), codes, reduction="none")
+
+    @staticmethod
+    def log_probabilities(logits: np.ndarray) -> np.ndarray:
+        """Logits -> log-probabilities of shape (n_samples, n_classes), float64."""
+        shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+    @classmethod
+    def probabilities(cls, logits: np.ndarray) -> np.ndarray:
+        """Logits -> probabilities of shape (n_samples, n_classes), float64, rows sum to 1."""
+        unnormalised = np.exp(cls.log_probabilities(logits))
+        return np.asarray(unnormalised / unnormalised.sum(axis=1, keepdims=True))

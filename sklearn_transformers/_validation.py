@@ -1,0 +1,129 @@
+"""Texts and weights as the user may give them -> `list[str]` and arrays."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sklearn_transformers._compat import check_sample_weight
+from sklearn_transformers.exceptions import InvalidTextError
+
+_ACCEPTED = (
+    "a list or tuple of str, a 1-D array, a Series, or a DataFrame or 2-D array with one column"
+)
+
+
+def check_texts(X: Any, *, name: str = "X") -> list[str]:
+    """Read one text per sample.
+
+    Parameters
+    ----------
+    X : sequence of str, array-like of shape (n_samples,) or (n_samples, 1)
+        List, tuple, NumPy array, pandas or polars Series or one-column DataFrame; any dtype
+        and any index, as long as every element is a str.
+    name : str, default="X"
+        What the error messages call it.
+
+    Returns
+    -------
+    texts : list of str, length n_samples
+
+    Raises
+    ------
+    InvalidTextError
+        When `X` is no such container, is empty, or holds anything but valid str. The message
+        names the first offending row.
+    """
+    texts = _to_list(X, name)
+    if not texts:
+        raise InvalidTextError(
+            f"Found array with 0 sample(s): {name} is empty while a minimum of 1 text is required."
+        )
+    for row, text in enumerate(texts):
+        if type(text) is not str:
+            if not isinstance(text, str):
+                raise InvalidTextError(_not_a_text(text, f"{name}[{row}]"))
+            texts[row] = str(text)
+        if not text.isascii():
+            _check_encodable(text, f"{name}[{row}]")
+    return texts
+
+
+def _to_list(X: Any, name: str) -> list[Any]:
+    """Any accepted container -> a new list; pandas and polars both go through `__array__`."""
+    if isinstance(X, str | bytes):
+        raise InvalidTextError(
+            f"{name} is one {type(X).__name__}, not a collection of texts. "
+            f"For a single text pass a list: [{name}]."
+        )
+    if hasattr(X, "__array__"):
+        array = np.asarray(X, dtype=object)
+        if array.ndim == 2 and array.shape[1] == 1:
+            array = array.ravel()
+        if array.ndim != 1:
+            columns = getattr(X, "columns", None)
+            which = "" if columns is None else f" (columns: {', '.join(map(str, columns))})"
+            raise InvalidTextError(
+                f"{name} must hold one text per sample, in 1-D or in one column. "
+                f"Got a {type(X).__name__} of shape {array.shape}{which}. "
+                "Expected a 1D array: select the column that holds the text."
+            )
+        items: list[Any] = array.tolist()
+        return items
+    if isinstance(X, Sequence):
+        return list(X)
+    raise InvalidTextError(f"{name} must be {_ACCEPTED}. Got {type(X).__name__} instead.")
+
+
+def _not_a_text(value: Any, where: str) -> str:
+    """Name the culprit and the remedy for an element that is no str."""
+    kind = type(value).__name__
+    if (
+        value is None
+        or kind in {"NAType", "NaTType"}
+        or (isinstance(value, float) and value != value)
+    ):
+        return (
+            f"{where} is {value!r}; every text must be a str. Input contains NaN or None: "
+            "drop or fill missing texts first."
+        )
+    if isinstance(value, bytes):
+        return f"{where} is bytes; every text must be a str. Decode it first: text.decode('utf-8')."
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return f"{where} is {shown} of type {kind}; every text must be a str."
+
+
+def _check_encodable(text: str, where: str) -> None:
+    """Refuse lone surrogates here: tokenizers fail on them without naming the row."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidTextError(
+            f"{where} holds a lone surrogate ({text[error.start]!a}) at position {error.start}, "
+            "which is no valid Unicode text. Clean it first: "
+            "text.encode('utf-8', 'replace').decode('utf-8')."
+        ) from None
+
+
+def check_same_length(X: Sequence[Any], y: Sequence[Any], names: str) -> None:
+    """Refuse texts and labels of unequal number."""
+    if len(X) != len(y):
+        raise ValueError(
+            f"Found input variables with inconsistent numbers of samples: [{len(X)}, {len(y)}] "
+            f"({names})."
+        )
+
+
+def check_weights(sample_weight: Any, texts: list[str]) -> np.ndarray:
+    """Read `sample_weight` into float64 of shape (n_samples,), finite and not negative.
+
+    Raises
+    ------
+    ValueError
+        For a wrong length, negative or non-finite weights, or weights that are all zero.
+    """
+    weights = check_sample_weight(sample_weight, texts, dtype=np.float64, ensure_non_negative=True)
+    if not weights.any():
+        raise ValueError("sample_weight is zero for every sample: nothing is left to train on.")
+    return np.asarray(weights)

@@ -1,0 +1,19 @@
+"""Errors that the package raises beside scikit-learn's own."""
+
+__all__ = ["InvalidTextError", "PretrainedModelError", "TrainingDivergedError"]
+
+
+class InvalidTextError(ValueError, TypeError):
+    """`X` cannot be read as one text per sample.
+
+    Both a ``ValueError`` and a ``TypeError``, like scikit-learn's own error for bad
+    parameters, so that either ``except`` clause catches it.
+    """
+
+
+class PretrainedModelError(OSError):
+    """A pretrained model could not be found, read, or is not the expected one."""
+
+
+class TrainingDivergedError(ArithmeticError):
+    """The training loss became infinite or not a number."""
