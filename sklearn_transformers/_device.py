@@ -1,4 +1,4 @@
-""" "auto" -> device, precision and seed."""
+"""Resolve "auto": device, precision and seed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_device(device: Any) -> str:
-    """ "auto" -> "cuda", "mps" or "cpu", the first that is there; anything else is checked.
+    """Turn "auto" into "cuda", "mps" or "cpu", the first that is there; check anything else.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def present_device(device: str) -> str:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """ "auto" -> the number format in which this device trains fastest without loss of accuracy.
+    """Turn "auto" into the format in which this device trains fastest without loss of accuracy.
 
     bfloat16 on GPUs and CPUs with instructions for it, float16 on older CUDA GPUs, float32
     everywhere else.

@@ -63,7 +63,7 @@ class TextClassifier(nn.Module):
         return logits
 
     def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Token ids and mask of shape (b, s) -> pooled vectors of shape (b, hidden_size), float32."""
+        """Token ids and mask of shape (b, s) -> vectors of shape (b, hidden_size), float32."""
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
         return _pool(hidden.last_hidden_state.float(), attention_mask, self.pooling)
 

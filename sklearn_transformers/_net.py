@@ -116,7 +116,7 @@ class FineTuningNet(NeuralNetClassifier):
 
     def fit_loop(self, X: Any, y: Any = None, epochs: int | None = None, **_: Any) -> Any:
         train, valid = X
-        for _ in range(self.max_epochs):
+        for _epoch in range(self.max_epochs):
             start = time.perf_counter()
             self.notify("on_epoch_begin", dataset_train=train, dataset_valid=valid)
             self._train_epoch(train)
@@ -200,7 +200,7 @@ class FineTuningNet(NeuralNetClassifier):
         self._set_training(False)
 
         def observe(rows: np.ndarray, logits: torch.Tensor) -> None:
-            batch = ({}, to_device(data.codes[rows], self.device))
+            batch: Batch = ({}, to_device(data.codes[rows], self.device))
             self.notify("on_batch_begin", batch=batch, training=False)
             self.history.record_batch("valid_batch_size", len(rows))
             self.notify("on_batch_end", batch=batch, training=False, y_pred=logits)

@@ -191,7 +191,7 @@ def _explain(name: str, source: str, error: Exception) -> str:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if os.path.isdir(source):
         tried = f"the folder {source}"
-    elif os.sep in name and not name.count("/") == 1:
+    elif name.count("/") > 1:
         tried = f"the folder {name} (which does not exist)"
     else:
         tried = f"a folder of that name, the local Hugging Face cache and the Hub ({name})"

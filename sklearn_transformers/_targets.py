@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from torch.nn import functional as F
+from torch import nn
 
 from sklearn_transformers._compat import check_y
 
@@ -48,8 +48,8 @@ class ClassCodec:
         classes = np.unique(cls.read(y))
         if len(classes) < 2:
             raise ValueError(
-                "TransformerTextClassifier needs samples of at least 2 classes in the data, but the data "
-                f"contains only one class: {classes.tolist()[0]!r}"
+                "TransformerTextClassifier needs samples of at least 2 classes in the data, but "
+                f"the data contains only one class: {classes.tolist()[0]!r}."
             )
         return cls(classes)
 
@@ -89,7 +89,7 @@ class ClassCodec:
     @staticmethod
     def losses(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each row, shape (n_rows,), float32."""
-        return F.cross_entropy(logits.float(), codes, reduction="none")
+        return nn.functional.cross_entropy(logits.float(), codes, reduction="none")
 
     @staticmethod
     def log_probabilities(logits: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Texts and weights as the user may give them -> `list[str]` and arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,7 @@ def _check_encodable(text: str, where: str) -> None:
         ) from None
 
 
-def check_same_length(X: Sequence[Any], y: Sequence[Any], names: str) -> None:
+def check_same_length(X: Sized, y: Sized, names: str) -> None:
     """Refuse texts and labels of unequal number."""
     if len(X) != len(y):
         raise ValueError(
