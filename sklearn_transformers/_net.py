@@ -81,7 +81,8 @@ class FineTuningNet(NeuralNetClassifier):
     ) -> None:
         super().__init__(
             module,
-            criterion=nn.CrossEntropyLoss,
+            criterion=nn.CrossEntropyLoss,  # get_loss does the work; scoring callbacks look at it
+            classes=list(range(module.head.out_features)),
             lr=recipe.learning_rate,
             max_epochs=recipe.max_epochs,
             batch_size=recipe.batch_size,

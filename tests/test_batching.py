@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from sklearn_transformers._batching import pad, sorted_batches, training_steps
+from sklearn_transformers._encoded import EncodedTexts
+
+
+@pytest.fixture
+def lengths():
+    return np.random.default_rng(0).integers(1, 100, 1000)
+
+
+def test_training_steps__epoch__holds_every_row_once(lengths):
+    steps = training_steps(lengths, 32, np.random.default_rng(0))
+    assert sorted(np.concatenate(steps)) == list(range(1000))
+    assert sorted(map(len, steps)) == [1000 % 32] + [32] * (1000 // 32)
+
+
+def test_training_steps__window__saves_most_padding(lengths):
+    steps = training_steps(lengths, 32, np.random.default_rng(0))
+    padded = sum(len(step) * lengths[step].max() for step in steps)
+    unsorted = sum(32 * lengths[i : i + 32].max() for i in range(0, 1000, 32))
+    assert padded < 1.15 * lengths.sum()
+    assert unsorted > 1.8 * lengths.sum()
+
+
+def test_training_steps__two_epochs__differ_in_composition_and_order(lengths):
+    rng = np.random.default_rng(0)
+    first, second = (training_steps(lengths, 32, rng) for _ in range(2))
+    together = {frozenset(step) for step in first} & {frozenset(step) for step in second}
+    assert not together
+    means = [lengths[step].mean() for step in first]
+    assert np.abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5
+
+
+def test_sorted_batches__budget__is_kept_and_nothing_lost(lengths):
+    rows = np.arange(0, 1000, 2)
+    batches = list(sorted_batches(lengths, rows, budget=512))
+    assert sorted(np.concatenate(batches)) == list(rows)
+    assert all(len(batch) * (-(-lengths[batch].max() // 8) * 8) <= 512 for batch in batches)
+    assert lengths[batches[0]].max() == lengths[rows].max()
+
+
+def test_sorted_batches__text_above_budget__goes_alone():
+    batches = list(sorted_batches(np.array([1000, 3]), np.arange(2), budget=64))
+    assert [list(batch) for batch in batches] == [[0], [1]]
+
+
+def test_pad__rows__are_right_padded_to_multiple_of_eight():
+    texts = EncodedTexts.from_lists([[[5, 6, 7], [8], [9] * 9]])
+    input_ids, mask = pad(texts, np.array([1, 0]), pad_id=1, longest=100)
+    assert input_ids.dtype == mask.dtype == np.int64
+    np.testing.assert_array_equal(input_ids, [[8] + [1] * 7, [5, 6, 7] + [1] * 5])
+    np.testing.assert_array_equal(mask, [[1] + [0] * 7, [1] * 3 + [0] * 5])
+    assert pad(texts, np.array([2]), pad_id=1, longest=100)[0].shape == (1, 16)
+
+
+def test_pad__position_limit__is_never_exceeded():
+    texts = EncodedTexts.from_lists([[[9] * 9]])
+    assert pad(texts, np.array([0]), pad_id=1, longest=10)[0].shape == (1, 10)

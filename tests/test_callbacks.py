@@ -1,0 +1,208 @@
+import io
+import multiprocessing
+import sys
+import threading
+
+import joblib
+import numpy as np
+import pytest
+from skorch.callbacks import Callback, EarlyStopping, EpochScoring, LRScheduler
+
+from sklearn_transformers._callbacks import LinearSchedule, is_watched
+
+
+def test_linear_schedule__warm_up_and_decay__never_reach_zero():
+    schedule = LinearSchedule(n_steps=20, warmup=0.2)
+    factors = [schedule.factor(step) for step in range(20)]
+    np.testing.assert_allclose(factors[:5], [0.2, 0.4, 0.6, 0.8, 1.0])
+    np.testing.assert_allclose(factors[4:], np.linspace(1, 1 / 16, 16))
+
+
+@pytest.mark.parametrize("warmup", [0, 0.1, 1])
+def test_linear_schedule__single_step__has_a_rate(warmup):
+    assert LinearSchedule(n_steps=1, warmup=warmup).factor(0) > 0
+
+
+def test_early_stopping__stalled__goes_back_to_best_epoch(make, three_classes):
+    X, y = three_classes
+    clf = make(max_epochs=40, n_iter_no_change=2, learning_rate=0.02).fit(X, y)
+    scores = [epoch["valid_score"] for epoch in clf.history_]
+    assert clf.n_iter_ == len(scores) < 40
+    assert clf.best_epoch_ == int(np.argmax(scores)) + 1 == clf.n_iter_ - 2
+    assert clf.best_score_ == max(scores)
+
+
+def test_early_stopping__restored_weights__give_the_best_score(make, three_classes, binary):
+    X, y = three_classes
+    X_val, y_val = X[:60], y[:60]
+    clf = make(max_epochs=15, n_iter_no_change=2, learning_rate=0.02, scoring="neg_log_loss")
+    clf.fit(X[60:], y[60:], X_val=X_val, y_val=y_val)
+    assert clf.best_epoch_ < clf.n_iter_
+    log_proba = clf.predict_log_proba(X_val)
+    expected = np.mean([log_proba[i, list(clf.classes_).index(y_val[i])] for i in range(60)])
+    assert clf.best_score_ == pytest.approx(expected, abs=1e-9)
+
+
+def test_early_stopping__tol__counts_small_gains_as_stalled(make, three_classes):
+    clf = make(max_epochs=20, tol=100.0, n_iter_no_change=3).fit(*three_classes)
+    assert clf.n_iter_ == 4
+
+
+def test_early_stopping__off__runs_every_epoch_and_keeps_the_last(make, binary):
+    clf = make(max_epochs=3, early_stopping=False).fit(*binary)
+    assert (clf.n_iter_, clf.best_epoch_, clf.best_score_) == (3, 3, None)
+    assert "valid_loss" not in clf.history_[0]
+
+
+def test_early_stopping__off_with_validation_rows__only_records(make, binary):
+    X, y = binary
+    clf = make(max_epochs=8, early_stopping=False, learning_rate=0.02)
+    clf.fit(X, y, X_val=X[:20], y_val=y[:20])
+    assert clf.n_iter_ == clf.best_epoch_ == 8
+    assert clf.best_score_ == clf.history_[-1]["valid_score"]
+    assert all(epoch["valid_score"] == -epoch["valid_loss"] for epoch in clf.history_)
+
+
+def test_history__epoch__has_the_documented_plain_values(fitted):
+    assert [epoch["epoch"] for epoch in fitted.history_] == list(range(1, fitted.n_iter_ + 1))
+    expected = {
+        "epoch",
+        "train_loss",
+        "valid_loss",
+        "valid_score",
+        "learning_rate",
+        "seconds",
+        "examples_per_second",
+        "tokens_per_second",
+    }
+    for epoch in fitted.history_:
+        assert set(epoch) == expected
+        assert {type(value) for value in epoch.values()} <= {int, float}
+
+
+class Recorder(Callback):
+    def __init__(self):
+        self.events = []
+
+    def on_train_begin(self, net, **kwargs):
+        self.events.append("train begin")
+
+    def on_epoch_end(self, net, **kwargs):
+        self.events.append(len(net.history))
+
+    def on_batch_end(self, net, batch, training, **kwargs):
+        assert kwargs["y_pred"].shape == (len(batch[1]), 2)
+
+    def on_train_end(self, net, **kwargs):
+        self.events.append("train end")
+
+
+def test_callbacks__users__see_the_training(make, binary):
+    recorder = Recorder()
+    make(max_epochs=2, callbacks=[recorder]).fit(*binary)
+    assert recorder.events == ["train begin", 1, 2, "train end"]
+
+
+def test_callbacks__skorchs_early_stopping__stops_without_losing_the_model(make, binary):
+    stopper = EarlyStopping(monitor="train_loss", patience=2, threshold=100, load_best=True)
+    clf = make(max_epochs=9, early_stopping=False, callbacks=[("stop", stopper)]).fit(*binary)
+    assert clf.n_iter_ == 3
+    assert stopper.best_model_weights_ is None  # nothing of the training stays alive
+
+
+def test_callbacks__skorchs_epoch_scoring__records_accuracy(make, binary):
+    seen = []
+
+    class Look(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            seen.append(net.history[-1, "valid_accuracy"])
+
+    scoring = EpochScoring("accuracy", lower_is_better=False, name="valid_accuracy")
+    X, y = binary
+    clf = make(max_epochs=3, callbacks=[scoring, Look()], early_stopping=False)
+    clf.fit(X, y, X_val=X[:50], y_val=y[:50])
+    assert seen[-1] == clf.score(X[:50], y[:50])
+
+
+def test_callbacks__learning_rate_scheduler__leaves_no_optimizer_behind(make, binary):
+    scheduler = LRScheduler("StepLR", step_size=1)
+    clf = make(max_epochs=2, callbacks=[scheduler]).fit(*binary)
+    joblib.hash(clf.callbacks)
+    assert scheduler.lr_scheduler_ is None
+
+
+def test_callbacks__no_callback__is_named(make, binary):
+    with pytest.raises(TypeError, match=r"callbacks\[1\] is 'oops'; every callback must"):
+        make(callbacks=[Recorder(), "oops"]).fit(*binary)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Put a terminal in place of standard error; called in the test, after pytest's own."""
+
+    def terminal():
+        stream = Terminal()
+        monkeypatch.setattr(sys, "stderr", stream)
+        return stream
+
+    return terminal
+
+
+def test_progress__terminal__shows_a_bar_per_epoch(make, binary, terminal):
+    stream = terminal()
+    make(max_epochs=2, verbose=1, scoring="accuracy").fit(*binary)
+    lines = [line.split("\r")[-1] for line in stream.getvalue().strip().split("\n")]
+    assert len(lines) == 2
+    assert lines[1].startswith("epoch 2/2: 100%")
+    for part in ("180/180", "loss", "validation loss", "score"):
+        assert part in lines[1]
+    assert "best so far" in lines[0]
+
+
+def test_progress__verbose_0__is_silent(make, binary, terminal):
+    stream = terminal()
+    make(max_epochs=1, verbose=0).fit(*binary)
+    assert stream.getvalue() == ""
+
+
+def test_progress__no_terminal__is_silent(make, binary, capfd):
+    capfd.readouterr()
+    make(max_epochs=1, verbose=1).fit(*binary)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_is_watched__thread__is_not(terminal):
+    terminal()
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(is_watched(1)))
+    thread.start()
+    thread.join()
+    assert answers == [False]
+    assert is_watched(1)
+
+
+def _watched_with_terminal():
+    sys.stderr = Terminal()
+    return is_watched(1), multiprocessing.current_process().name
+
+
+def test_is_watched__joblib_worker__is_not():
+    (watched, name), *_ = joblib.Parallel(n_jobs=2)(
+        joblib.delayed(_watched_with_terminal)() for _ in range(2)
+    )
+    assert name != "MainProcess"
+    assert watched is False
+
+
+def test_is_watched__notebook__is(monkeypatch):
+    shell = type("Shell", (), {"kernel": object()})
+    module = type(sys)("IPython")
+    module.get_ipython = shell
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert is_watched(1)

@@ -1,0 +1,35 @@
+import numpy as np
+
+from sklearn_transformers._encoded import EncodedTexts
+
+
+def encoded(lists):
+    return EncodedTexts.from_lists([lists[:2], lists[2:]])
+
+
+LISTS = [[1, 2, 3], [4], [5, 6], [7]]
+
+
+def test_from_lists__chunks__are_joined_in_int32():
+    texts = encoded(LISTS)
+    assert len(texts) == 4
+    assert texts.ids.dtype == texts.offsets.dtype == np.int32
+    np.testing.assert_array_equal(texts.lengths, [3, 1, 2, 1])
+    np.testing.assert_array_equal(texts.ids, [1, 2, 3, 4, 5, 6, 7])
+
+
+def test_from_lists__many_texts__cost_four_bytes_a_token():
+    texts = EncodedTexts.from_lists([[list(range(20))] * 1000])
+    assert texts.ids.nbytes + texts.offsets.nbytes <= 4.5 * 20_000
+
+
+def test_tokens__rows_in_any_order__are_concatenated():
+    np.testing.assert_array_equal(encoded(LISTS).tokens(np.array([2, 0])), [5, 6, 1, 2, 3])
+
+
+def test_take__rows__equals_encoding_them_alone():
+    taken = encoded(LISTS).take(np.array([3, 0, 2]))
+    alone = encoded([LISTS[3], LISTS[0], LISTS[2]])
+    np.testing.assert_array_equal(taken.ids, alone.ids)
+    np.testing.assert_array_equal(taken.offsets, alone.offsets)
+    assert taken.offsets.dtype == alone.offsets.dtype

@@ -1,0 +1,97 @@
+import pickle
+import pickletools
+import shutil
+import subprocess
+import sys
+
+import joblib
+import numpy as np
+import pytest
+from conftest import ARCHITECTURES
+from sklearn.base import clone
+
+TEXTS = ["the film was great", "bad " * 30, "", "quite 漢字"]
+
+READ_BACK = """
+import os, sys
+os.environ["HF_HUB_OFFLINE"] = "1"
+import joblib, numpy as np
+clf = joblib.load(sys.argv[1])
+np.save(sys.argv[2], clf.predict_proba({texts!r}))
+"""
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_joblib__fresh_process_without_model_folder__same_probabilities(
+    make, checkpoints, three_classes, tmp_path, architecture
+):
+    shutil.copytree(checkpoints[architecture], tmp_path / "model")
+    clf = make(architecture, model=tmp_path / "model", max_epochs=2).fit(*three_classes)
+    joblib.dump(clf, tmp_path / "clf.joblib")
+    shutil.rmtree(tmp_path / "model")
+    code = READ_BACK.format(texts=TEXTS)
+    arguments = [str(tmp_path / "clf.joblib"), str(tmp_path / "answers.npy")]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "answers.npy"), clf.predict_proba(TEXTS))
+
+
+def test_pickle__round_trip__keeps_everything(fitted):
+    loaded = pickle.loads(pickle.dumps(fitted))
+    assert loaded.get_params() == fitted.get_params()
+    for name in ("history_", "n_iter_", "best_epoch_", "best_score_", "seed_", "learning_rate_"):
+        assert getattr(loaded, name) == getattr(fitted, name)
+    np.testing.assert_array_equal(loaded.transform(TEXTS), fitted.transform(TEXTS))
+    assert not loaded.model_.training
+    again = pickle.loads(pickle.dumps(loaded))
+    np.testing.assert_array_equal(again.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
+
+
+def test_pickle__stream__names_no_class_of_torch_or_transformers(fitted):
+    words = {
+        str(argument).split(".")[0].split(" ")[0]
+        for opcode, argument, _ in pickletools.genops(pickle.dumps(fitted, protocol=2))
+        if opcode.name == "GLOBAL"
+    }
+    assert words <= {"sklearn_transformers", "numpy", "copy_reg", "_codecs", "__builtin__"}
+
+
+def test_pickle__size__is_that_of_the_weights(fitted):
+    weights = sum(4 * p.numel() for p in fitted.model_.parameters())
+    tokenizer_and_config = 20_000
+    assert len(pickle.dumps(fitted)) < 1.02 * weights + tokenizer_and_config
+
+
+def test_pickle__trained_on_an_absent_device__loads_on_this_one(fitted):
+    state = fitted.__getstate__() | {"device_": "cuda:7"}
+    loaded = object.__new__(type(fitted))
+    loaded.__setstate__(state)
+    assert loaded.device_ in {"cpu", "cuda", "mps"}
+    np.testing.assert_allclose(
+        loaded.predict_proba(TEXTS), fitted.predict_proba(TEXTS), rtol=0, atol=1e-5
+    )
+
+
+def test_pickle__damaged_weights__are_refused(fitted):
+    state = fitted.__getstate__()
+    state["model_"] = state["model_"] | {"n_classes": 7}
+    with pytest.raises((ValueError, RuntimeError), match=r"size mismatch|damaged"):
+        object.__new__(type(fitted)).__setstate__(state)
+
+
+def test_pickle__unfitted__stays_unfitted(make):
+    loaded = pickle.loads(pickle.dumps(make(max_epochs=3)))
+    assert loaded.max_epochs == 3
+    assert not hasattr(loaded, "model_")
+
+
+def test_pickle__loaded__can_be_trained_on(make, three_classes):
+    clf = make(max_epochs=2, early_stopping=False).fit(*three_classes)
+    loaded = pickle.loads(pickle.dumps(clf))
+    expected = clf.partial_fit(*three_classes).predict_proba(TEXTS)
+    np.testing.assert_array_equal(loaded.partial_fit(*three_classes).predict_proba(TEXTS), expected)
+
+
+def test_clone__fitted__is_unfitted_with_same_parameters(fitted):
+    fresh = clone(fitted)
+    assert fresh.get_params() == fitted.get_params()
+    assert not hasattr(fresh, "model_")

@@ -1,0 +1,98 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression
+
+from sklearn_transformers._targets import ClassCodec
+
+LABELS = {
+    "str": ["b", "a", "b", "c"],
+    "object": np.array(["b", "a", "b", "c"], dtype=object),
+    "5 and 7": [5, 7, 7, 5],
+    "-1 and 1": np.array([-1, 1, 1, -1]),
+    "bool": [True, False, True, True],
+    "integer floats": [1.0, 0.0, 2.0, 1.0],
+    "series category": pd.Series(["b", "a", "b", "a"], dtype="category"),
+    "series string": pd.Series(["b", "a", "b", "a"], dtype="string"),
+    "series odd index": pd.Series([3, 4, 3, 4], index=[9, 9, 9, 1]),
+    "uint8": np.array([1, 2, 1, 2], dtype=np.uint8),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_learn__labels_logistic_regression_takes__gives_its_classes(kind):
+    y = LABELS[kind]
+    codec = ClassCodec.learn(y)
+    reference = LogisticRegression().fit(np.arange(4)[:, None], y)
+    np.testing.assert_array_equal(codec.classes, reference.classes_)
+    assert codec.classes.dtype == reference.classes_.dtype
+    codes = codec.encode(y)
+    assert codes.dtype == np.int64
+    np.testing.assert_array_equal(codec.classes[codes], np.asarray(y))
+
+
+REFUSED = {
+    "none": (None, "requires y to be passed"),
+    "continuous": ([0.5, 1.5, 2.5], "Unknown label type: continuous"),
+    "nan": ([1.0, np.nan, 2.0], "contains NaN"),
+    "None inside": (["a", None, "b"], "y"),
+    "multilabel": (np.array([[0, 1], [1, 0]]), "y should be a 1d array"),
+    "nested": ([["a", "b"], ["c", "d"]], "y should be a 1d array"),
+    "one class": (["a", "a", "a"], "at least 2 classes.*one class: 'a'"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_learn__unusable_labels__are_refused(kind):
+    y, message = REFUSED[kind]
+    with pytest.raises((ValueError, TypeError), match=message):
+        ClassCodec.learn(y)
+
+
+def test_encode__unknown_labels__are_named():
+    codec = ClassCodec.learn(["a", "b"])
+    with pytest.raises(ValueError, match=r"\['c', 'd'\] in y_val do not exist in the initial"):
+        codec.encode(["a", "d", "c"], name="y_val")
+
+
+def test_encode__other_type_of_label__is_unknown():
+    with pytest.raises(ValueError, match="do not exist"):
+        ClassCodec.learn([1, 2]).encode(["1", "2"])
+
+
+def test_class_weights__balanced__matches_scikit_learn():
+    codes = np.array([0, 0, 0, 1])
+    weights = ClassCodec.learn(["a", "b"]).class_weights("balanced", codes, np.ones(4))
+    np.testing.assert_allclose(weights, [4 / 6, 4 / 2])
+
+
+def test_class_weights__balanced__weight_two_equals_row_twice():
+    codec = ClassCodec.learn(["a", "b"])
+    weighted = codec.class_weights("balanced", np.array([0, 1]), np.array([2.0, 1.0]))
+    repeated = codec.class_weights("balanced", np.array([0, 0, 1]), np.ones(3))
+    np.testing.assert_allclose(weighted, repeated)
+
+
+def test_class_weights__dict__leaves_others_at_one():
+    weights = ClassCodec.learn(["a", "b"]).class_weights({"b": 3}, np.array([0, 1]), np.ones(2))
+    np.testing.assert_array_equal(weights, [1, 3])
+
+
+def test_losses__reduced_precision_logits__are_computed_in_float32():
+    logits = torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16)
+    loss = ClassCodec.losses(logits, torch.tensor([0]))
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, torch.tensor([np.log1p(np.e)], dtype=torch.float32))
+
+
+def test_probabilities__extreme_logits__stay_exact():
+    logits = np.array([[0.0, 1000.0], [-1000.0, -1000.0], [3.0, 1.0]], np.float32)
+    probabilities = ClassCodec.probabilities(logits)
+    assert probabilities.dtype == np.float64
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(probabilities[:2], [[0, 1], [0.5, 0.5]])
+    np.testing.assert_allclose(
+        ClassCodec.log_probabilities(logits), log_softmax(logits.astype(float), axis=1)
+    )

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from conftest import ARCHITECTURES
+from transformers import AutoModel, AutoTokenizer
+
+from sklearn_transformers._tokenization import CHUNK, encode, padding_id, resolve_max_length
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def pretrained(request, checkpoints):
+    folder = checkpoints[request.param]
+    return request.param, AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+
+
+def test_encode__texts__equal_the_tokenizers_own_ids(pretrained):
+    _, tokenizer, _ = pretrained
+    texts = ["the film was great", "", "we ate", "zzz ñ 漢字 🙂 عربى"]
+    encoded = encode(tokenizer, texts, 64)
+    for row, text in enumerate(texts):
+        expected = tokenizer(text)["input_ids"] or [tokenizer.bos_token_id]
+        np.testing.assert_array_equal(encoded.tokens(np.array([row])), expected)
+
+
+def test_encode__long_text__is_cut_at_the_end(pretrained):
+    kind, tokenizer, _ = pretrained
+    encoded = encode(tokenizer, ["great " + "the film " * 50], 8)
+    assert list(encoded.lengths) == [8]
+    ids = list(encoded.ids)
+    assert ids[:3] == tokenizer("great the film")["input_ids"][:3]
+    if kind != "gpt2":
+        assert ids[-1] == tokenizer.sep_token_id
+
+
+def test_encode__more_texts_than_a_chunk__keeps_order(checkpoints):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
+    texts = ["great " * (i % 7 + 1) for i in range(2 * CHUNK + 3)]
+    lengths = encode(tokenizer, texts, 64).lengths
+    np.testing.assert_array_equal(lengths, [i % 7 + 3 for i in range(len(texts))])
+
+
+def test_padding_id__tokenizer_without_pad_token__gives_a_valid_id(pretrained):
+    kind, tokenizer, backbone = pretrained
+    expected = {"bert": 1, "distilbert": 1, "roberta": 1, "gpt2": 0}[kind]
+    assert padding_id(tokenizer, backbone) == expected
+
+
+def test_resolve_max_length__more_than_positions__is_lowered_with_warning(pretrained):
+    _, tokenizer, backbone = pretrained
+    assert resolve_max_length(256, tokenizer, backbone) == 256
+    with pytest.warns(UserWarning, match="max_length=1000 is more.*using 300"):
+        assert resolve_max_length(1000, tokenizer, backbone) == 300
+
+
+def test_resolve_max_length__tokenizer_limit__counts(checkpoints):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"], model_max_length=50)
+    backbone = AutoModel.from_pretrained(checkpoints["bert"])
+    with pytest.warns(UserWarning, match="using 50"):
+        assert resolve_max_length(256, tokenizer, backbone) == 50
