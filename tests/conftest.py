@@ -22,26 +22,6 @@ GOOD = ["good", "great", "fine", "lovely", "superb", "happy", "bright", "sweet"]
 BAD = ["bad", "awful", "poor", "nasty", "dreadful", "sad", "dull", "sour"]
 PLAIN = ["the", "a", "film", "book", "day", "meal", "song", "was", "is", "very", "quite"]
 PLAIN += ["and", "then", "with", "it", "we", "they", "saw", "ate"]
-    "the",
-    "a",
-    "film",
-    "book",
-    "day",
-    "meal",
-    "song",
-    "was",
-    "is",
-    "very",
-    "quite",
-    "and",
-    "then",
-    "with",
-    "it",
-    "we",
-    "they",
-    "saw",
-    "ate",
-]
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 # Ten times the usual spread, so that even untrained weights tell texts apart.
