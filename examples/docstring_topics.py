@@ -1,8 +1,6 @@
 """Real text that every installation has: docstrings of SciPy, NumPy and scikit-learn by topic.
 
-`load_docstring_topics` gathers the first paragraphs of public docstrings and labels each with
-the topic of the module it comes from: 19 topics, neither trivial nor hopeless to tell apart.
-Run this file to see what it finds.
+Neither trivial nor hopeless to tell apart. Run this file to see what it finds.
 """
 
 import importlib
@@ -36,19 +34,14 @@ TOPICS = {
     "stats": ["scipy.stats", "scipy.stats.qmc"],
 }
 PARAGRAPHS_PER_DOCSTRING = 2
-SHORTEST = 40  # characters
+SHORTEST = 40
 
 
 def load_docstring_topics(max_per_topic: int = 120) -> tuple[list[str], list[str]]:
     """Gather paragraphs of docstrings and their topics.
 
     A paragraph that occurs under two topics is dropped, so that every text has one right
-    answer; topics with more than `max_per_topic` paragraphs are sampled down with a fixed seed.
-
-    Returns
-    -------
-    texts, topics : list of str
-        One paragraph each, on one line, and the topic it belongs to.
+    answer; topics with more than `max_per_topic` paragraphs are sampled with a fixed seed.
     """
     paragraphs = {topic: _paragraphs_of(modules) for topic, modules in TOPICS.items()}
     n_topics = Counter(text for found in paragraphs.values() for text in found)
@@ -86,7 +79,7 @@ def _public_objects(module: Any) -> Iterator[Any]:
 
 
 def _first_paragraphs(docstring: str) -> list[str]:
-    """Return the prose before the first section, as paragraphs on one line each."""
+    """Return the first prose before the sections, one line a paragraph."""
     prose = re.split(r"^[A-Z].*\n-{3,}", docstring, maxsplit=1, flags=re.MULTILINE)[0]
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", prose)]
     wanted = [

@@ -75,7 +75,7 @@ def resolve_precision(precision: str, device: str) -> str:
         return "bfloat16" if native else "float16"
     if kind == "cpu":
         # torch < 2.10 cannot be asked: it then trains in float32.
-        able = getattr(torch.cpu, "get_capabilities", dict)()
+        able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         if able.get("avx512_bf16") or able.get("amx_bf16"):
             return "bfloat16"
     return "float32"

@@ -153,7 +153,7 @@ def fine_tune(
             ours.append(KeepBest(estimator.n_iter_no_change, estimator.tol))
         if is_watched(estimator.verbose):
             ours.append(Progress(len(train.codes)))
-        net = FineTuningNet(model.to(device), recipe, rng, ours + callbacks)
+        net = FineTuningNet(model.to(device), recipe, rng, ours + callbacks, int(estimator.verbose))
         try:
             net.train(
                 _encode(train, class_weights, tokenizer, max_length),

@@ -70,6 +70,8 @@ class FineTuningNet(NeuralNetClassifier):
     rng : numpy.random.Generator
         Orders the batches.
     callbacks : list of skorch.callbacks.Callback
+    verbose : int, default=0
+        Whether callbacks such as skorch's PrintLog may print.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class FineTuningNet(NeuralNetClassifier):
         recipe: Recipe,
         rng: np.random.Generator,
         callbacks: list[Any],
+        verbose: int = 0,
     ) -> None:
         super().__init__(
             module,
@@ -89,7 +92,7 @@ class FineTuningNet(NeuralNetClassifier):
             train_split=None,
             callbacks=callbacks,
             device=recipe.device,
-            verbose=0,
+            verbose=verbose,
         )
         self.recipe = recipe
         self.rng = rng

@@ -1,0 +1,48 @@
+"""Keep a fitted classifier: save it with joblib, load it in a fresh process, train it further.
+
+    python examples/save_and_load.py
+
+The file holds weights, tokenizer and configuration: the process that loads it needs neither the
+original model nor a network.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import joblib
+from docstring_topics import load_docstring_topics
+from sklearn.model_selection import train_test_split
+
+from sklearn_transformers import TransformerTextClassifier
+
+LOAD_AND_PREDICT = """
+import sys
+import joblib
+classifier = joblib.load(sys.argv[1])
+print(classifier.predict([sys.argv[2]])[0])
+"""
+
+X, y = load_docstring_topics(max_per_topic=60)
+wanted = {"clustering", "fft", "metrics", "sparse"}
+X, y = zip(*[(text, topic) for text, topic in zip(X, y, strict=True) if topic in wanted],
+           strict=True)  # fmt: skip
+X_train, X_test, y_train, y_test = train_test_split(X, y, stratify=y, random_state=0)
+
+classifier = TransformerTextClassifier(max_epochs=3, random_state=0).fit(X_train, y_train)
+print(f"accuracy {classifier.score(X_test, y_test):.3f} after {classifier.n_iter_} epochs")
+
+with tempfile.TemporaryDirectory() as folder:
+    file = Path(folder, "classifier.joblib")
+    joblib.dump(classifier, file)
+    print(f"saved {file.stat().st_size / 1e6:.0f} MB")
+
+    command = [sys.executable, "-c", LOAD_AND_PREDICT, str(file), X_test[0]]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    print(f"a fresh process says {answer!r} of: {X_test[0][:60]}...")
+    assert answer == classifier.predict(X_test[:1])[0]
+
+    loaded = joblib.load(file)
+    loaded.partial_fit(X_train, y_train)
+    print(f"accuracy {loaded.score(X_test, y_test):.3f} after one more epoch of the loaded one")

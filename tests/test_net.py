@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+import torch
+from conftest import toy_texts
+from skorch.callbacks import Callback
+
+from sklearn_transformers import TrainingDivergedError, _batching
+
+# One step over all rows, without dropout, decay or a split: the gradient alone decides.
+FULL_BATCH = {
+    "batch_size": 1000,
+    "dropout": 0.0,
+    "weight_decay": 0.0,
+    "max_epochs": 1,
+    "warmup": 0.0,
+    "early_stopping": False,
+}
+
+
+class Gradients(Callback):
+    """Keeps a copy of the gradients of the first step."""
+
+    def on_grad_computed(self, net, named_parameters, **kwargs):
+        if not hasattr(self, "gradients"):
+            self.gradients = {
+                name: weight.grad.clone()
+                for name, weight in named_parameters
+                if weight.grad is not None
+            }
+
+
+def gradients_of(make, X, y, sample_weight=None, **parameters):
+    callback = Gradients()
+    clf = make(callbacks=[callback], **(FULL_BATCH | parameters)).fit(X, y, sample_weight)
+    return callback.gradients, clf
+
+
+def assert_close(actual, expected, atol=1e-6):
+    assert actual.keys() == expected.keys()
+    assert max(gradient.abs().max() for gradient in expected.values()) > 1e-3
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], rtol=0, atol=atol)
+
+
+def test_step__gradient__equals_plain_autograd_over_single_texts(make, three_classes):
+    X, y = [part[:24] for part in three_classes]
+    gradients, clf = gradients_of(make, X, y, learning_rate=1e-30)
+    model, tokenizer = clf.model_, clf.tokenizer_
+    codes = np.searchsorted(clf.classes_, y)
+    model.zero_grad()
+    for text, code in zip(X, codes, strict=True):
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        hidden = model.backbone(input_ids=ids).last_hidden_state[:, 0]
+        loss = torch.nn.functional.cross_entropy(model.head(hidden), torch.tensor([code]))
+        (loss / len(X)).backward()
+    expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert_close(gradients, expected)
+
+
+def test_step__micro_batches__add_up_to_the_whole(make, three_classes, monkeypatch):
+    X, y = three_classes
+    whole, _ = gradients_of(make, X, y)
+    monkeypatch.setattr(_batching, "TOKEN_BUDGET", 100)
+    parts, _ = gradients_of(make, X, y)
+    assert_close(parts, whole)
+
+
+def test_step__sample_weight_two__equals_row_twice(make, binary):
+    X, y = [part[:40] for part in binary]
+    weights = np.ones(40)
+    weights[:7] = 2
+    weighted, _ = gradients_of(make, X, y, weights)
+    repeated, _ = gradients_of(make, X + X[:7], y + y[:7])
+    assert_close(weighted, repeated)
+
+
+def test_step__sample_weight_zero__equals_row_absent(make, binary):
+    X, y = [part[:40] for part in binary]
+    weights = np.ones(40)
+    weights[:7] = 0
+    zeroed, clf = gradients_of(make, X, y, weights)
+    absent, other = gradients_of(make, X[7:], y[7:])
+    assert_close(zeroed, absent, atol=0)
+    np.testing.assert_array_equal(clf.predict_proba(X), other.predict_proba(X))
+
+
+def test_step__class_weight__equals_sample_weight(make, binary):
+    X, y = [part[:40] for part in binary]
+    by_class, _ = gradients_of(make, X, y, class_weight={"yes": 3.0})
+    by_row, _ = gradients_of(make, X, y, np.where(np.array(y) == "yes", 3.0, 1.0))
+    assert_close(by_class, by_row)
+
+
+def test_step__class_weight__is_multiplied_with_sample_weight(make, binary):
+    X, y = [part[:40] for part in binary]
+    weights = np.linspace(0.5, 2, 40)
+    both, _ = gradients_of(make, X, y, weights, class_weight={"yes": 3.0})
+    by_row, _ = gradients_of(make, X, y, weights * np.where(np.array(y) == "yes", 3.0, 1.0))
+    assert_close(both, by_row)
+
+
+def test_step__clipping__bounds_the_update(make, binary):
+    X, y = binary
+    free = make(**(FULL_BATCH | {"max_grad_norm": None})).fit(X, y)
+    tight = make(**(FULL_BATCH | {"max_grad_norm": 1e-9})).fit(X, y)
+    start = make(**(FULL_BATCH | {"learning_rate": 1e-30})).fit(X, y)
+
+    def moved(clf):
+        pairs = zip(clf.model_.parameters(), start.model_.parameters(), strict=True)
+        return max(float((a - b).detach().abs().max()) for a, b in pairs)
+
+    assert moved(tight) < 0.5 * moved(free)
+
+
+def test_train_loss__recorded__is_the_weighted_mean(make, binary):
+    X, y = binary
+    clf = make(**(FULL_BATCH | {"learning_rate": 1e-30})).fit(X, y)
+    log_proba = clf.predict_log_proba(X)[np.arange(len(X)), np.searchsorted(clf.classes_, y)]
+    assert clf.history_[0]["train_loss"] == pytest.approx(-log_proba.mean(), abs=1e-6)
+
+
+def test_valid_loss__class_weight__is_applied(make, binary):
+    X, y = binary
+    X_val, y_val = toy_texts(31, seed=5)
+    clf = make(max_epochs=1, class_weight={"yes": 5.0}).fit(X, y, X_val=X_val, y_val=y_val)
+    codes = np.searchsorted(clf.classes_, y_val)
+    losses = -clf.predict_log_proba(X_val)[np.arange(31), codes]
+    expected = np.average(losses, weights=np.where(codes == 1, 5.0, 1.0))
+    assert clf.history_[0]["valid_loss"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_precision__reduced__learns_and_keeps_float32_weights(make, three_classes, precision):
+    X, y = three_classes
+    clf = make(precision=precision, max_epochs=8).fit(X, y)
+    assert clf.precision_ == precision
+    assert {p.dtype for p in clf.model_.parameters()} == {torch.float32}
+    assert clf.score(X, y) > 0.7
+
+
+def test_fit__diverging__says_where_and_leaves_unfitted(make, binary):
+    clf = make(learning_rate=1e30, max_grad_norm=None)
+    with pytest.raises(TrainingDivergedError, match=r"nan in epoch \d.*learning_rate=1e\+30"):
+        clf.fit(*binary)
+    assert not hasattr(clf, "model_")
+
+
+class Interrupt(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        raise KeyboardInterrupt
+
+
+def test_fit__ctrl_c__reaches_the_caller_and_leaves_unfitted(make, binary):
+    clf = make(callbacks=[Interrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        clf.fit(*binary)
+    assert not hasattr(clf, "model_")
+    assert not [name for name in vars(clf) if name.endswith("_")]
