@@ -80,20 +80,17 @@ def main(data, text, label, max_epochs):
     _, X_test, _, y_test = parts
     print(f"\nTrained on {classifier.device_}; the best epoch is {classifier.best_epoch_}.\n")
     print(classification_report(y_test, y_pred, zero_division=0))
-    print(f"{'':30s}{'accuracy':>10s}{'macro-F1':>10s}{'fit s':>9s}{'predict s':>11s}")
-    for name, *scores, fit_seconds, predict_seconds in (first, second):
-        print("{:30s}{:10.3f}{:10.3f}".format(name, *scores), end="")
-        print(f"{fit_seconds:9.1f}{predict_seconds:11.2f}")
+    print(f"{'':30s}{'accuracy':>10s}{'macro-F1':>10s}{'fit s':>10s}{'predict s':>10s}")
+    for name, *numbers in (first, second):
+        print("{:30s}{:10.3f}{:10.3f}{:10.1f}{:10.2f}".format(name, *numbers))
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "classifier.joblib")
         joblib.dump(classifier, file)
         loaded = joblib.load(file)
         same = (loaded.predict_proba(X_test) == classifier.predict_proba(X_test)).all()
-        print(
-            f"\nSaved with joblib, {file.stat().st_size / 1e6:.0f} MB, and loaded again; ", end=""
-        )
-    print("the probabilities are the same." if same else "THE PROBABILITIES DIFFER.")
+        size = file.stat().st_size / 1e6
+    print(f"\nSaved with joblib ({size:.0f} MB) and loaded again; same probabilities: {same}")
     sys.exit(0 if same else 1)
 
 
