@@ -10,6 +10,7 @@ release = version = installed_version("sklearn-transformers")
 extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 source_suffix = {".md": "markdown"}
+autosummary_generate = False  # numpydoc brings autosummary; the reference is one page
 default_role = "literal"
 
 myst_enable_extensions = ["colon_fence"]
