@@ -80,7 +80,7 @@ def _public_objects(module: Any) -> Iterator[Any]:
 
 def _first_paragraphs(docstring: str) -> list[str]:
     """Return the first prose before the sections, one line a paragraph."""
-    prose = re.split(r"^[A-Z].*\n-{3,}", docstring, maxsplit=1, flags=re.MULTILINE)[0]
+    prose = re.split(r"^\s*[A-Z].*\n\s*-{3,}", docstring, maxsplit=1, flags=re.MULTILINE)[0]
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", prose)]
     wanted = [
         text

@@ -66,7 +66,7 @@ def _tokenizer(kind):
     first, last = ("<s>", "</s>") if kind == "roberta" else ("[CLS]", "[SEP]")
     # RoBERTa's pad token must be id 1: its positions are counted from there.
     specials = [first, "<pad>" if kind == "roberta" else "[PAD]", last, "[UNK]", "[MASK]"]
-    vocabulary = {word: i for i, word in enumerate(specials + words + list("abcdefghijklmnopqrs"))}
+    vocabulary = {word: i for i, word in enumerate(specials + words + list("bcdefghijklmnopqrs"))}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Whitespace()

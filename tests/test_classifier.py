@@ -179,7 +179,7 @@ def test_feature_names__transform__are_prefixed(fitted):
 def test_set_output__pandas__keeps_the_index(make, binary):
     X, y = [part[:60] for part in binary]
     clf = make(max_epochs=1).set_output(transform="pandas").fit(X, y)
-    frame = clf.transform(pd.Series(X, index=np.arange(60) + 7))
+    frame = clf.transform(pd.DataFrame({"text": X}, index=np.arange(60) + 7))
     assert list(frame.columns) == list(clf.get_feature_names_out())
     assert list(frame.index) == list(range(7, 67))
     assert isinstance(clf.transform(X), pd.DataFrame)

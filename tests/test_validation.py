@@ -66,7 +66,7 @@ REFUSED = {
     "None inside": (["a", None], r"X\[1\] is None; every text must be a str.*drop or fill"),
     "nan inside": (["a", float("nan")], r"X\[1\] is nan"),
     "pandas NA": (pd.Series(["a", pd.NA], dtype="string"), r"X\[1\] is <NA>.*drop or fill"),
-    "pandas missing str": (pd.Series(["a", None], dtype="str"), r"X\[1\] is nan"),
+    "pandas missing str": (pd.Series(["a", None], dtype="str"), r"X\[1\] is (nan|None)"),
     "polars null": (pl.Series(["a", None]), r"X\[1\] is None"),
     "int inside": (["a", 3], r"X\[1\] is 3 of type int"),
     "list inside": ([["a"], ["b"]], r"X\[0\] is \['a'\] of type list"),
