@@ -230,7 +230,9 @@ def _start(estimator: Any, n_classes: int, proceed: bool) -> tuple[TextClassifie
             )
         # Training works on a copy: should it fail, the estimator still has what it had.
         return copy.deepcopy(estimator.model_), estimator.tokenizer_
-    pretrained = load_pretrained(estimator.model, dropout=estimator.dropout)
+    pretrained = load_pretrained(
+        estimator.model, dropout=estimator.dropout, show_downloads=is_watched(estimator.verbose)
+    )
     pooling = pretrained.pooling if estimator.pooling == "auto" else estimator.pooling
     dropout = head_dropout(pretrained.backbone.config, estimator.dropout)
     model = TextClassifier(pretrained.backbone, pooling, n_classes, dropout)

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.utils.tqdm import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -19,7 +25,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file
+from transformers.utils import logging as hf_logging
 
 from sklearn_transformers.exceptions import PretrainedModelError
 
@@ -51,7 +58,9 @@ class Pretrained:
     pooling: str
 
 
-def load_pretrained(model: str | os.PathLike[str], *, dropout: float | None = None) -> Pretrained:
+def load_pretrained(
+    model: str | os.PathLike[str], *, dropout: float | None = None, show_downloads: bool = False
+) -> Pretrained:
     """Load a checkpoint from a folder, the bundled encoder, the local cache or the Hub.
 
     Parameters
@@ -60,6 +69,8 @@ def load_pretrained(model: str | os.PathLike[str], *, dropout: float | None = No
         Folder or name on the Hugging Face Hub.
     dropout : float, default=None
         Overrides every dropout of the backbone; None keeps the checkpoint's.
+    show_downloads : bool, default=False
+        Show a bar for each file that has to be downloaded.
 
     Raises
     ------
@@ -69,7 +80,7 @@ def load_pretrained(model: str | os.PathLike[str], *, dropout: float | None = No
     name = os.fspath(model)
     source = _find(name)
     try:
-        with quiet():
+        with quiet(downloads=show_downloads):
             config = AutoConfig.from_pretrained(source)
             _check_family(name, config)
             _set_dropout(config, dropout)
@@ -87,18 +98,33 @@ def load_pretrained(model: str | os.PathLike[str], *, dropout: float | None = No
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' loading bars and reports, and restore the user's settings."""
-    verbosity = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+def quiet(*, downloads: bool = False) -> Iterator[None]:
+    """Silence loading bars, load reports and retries; restore the user's settings afterwards.
+
+    With `downloads`, the Hub's bars for files on their way over the network still show.
+    """
+    hub = logging.getLogger("huggingface_hub")
+    level, verbosity = hub.level, hf_logging.get_verbosity()
+    loading_bars = hf_logging.is_progress_bar_enabled()
+    download_bars = not are_progress_bars_disabled()
+    hub.setLevel(logging.ERROR)
+    hf_logging.set_verbosity_error()
+    _show_bars(loading=False, downloads=downloads and download_bars)
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+        hub.setLevel(level)
+        hf_logging.set_verbosity(verbosity)
+        _show_bars(loading=loading_bars, downloads=download_bars)
+
+
+def _show_bars(*, loading: bool, downloads: bool) -> None:
+    with warnings.catch_warnings():
+        # Where the environment forbids the Hub's bars, enabling them warns and does nothing.
+        warnings.simplefilter("ignore", UserWarning)
+        # transformers' switch turns the Hub's as well, so the Hub's comes second.
+        (hf_logging.enable_progress_bar if loading else hf_logging.disable_progress_bar)()
+        (enable_progress_bars if downloads else disable_progress_bars)()
 
 
 def is_decoder(config: Config) -> bool:

@@ -154,7 +154,7 @@ def make(checkpoints):
     def make(architecture="bert", **parameters):
         defaults = {
             "model": checkpoints[architecture],
-            "learning_rate": 2e-3,
+            "learning_rate": 5e-3,
             "max_epochs": 6,
             "random_state": 0,
             "device": "cpu",
@@ -183,7 +183,7 @@ def fitted(checkpoints, three_classes):
     """A classifier fitted once on three classes; not to be changed."""
     return TransformerTextClassifier(
         checkpoints["bert"],
-        learning_rate=2e-3,
+        learning_rate=5e-3,
         max_epochs=6,
         random_state=0,
         device="cpu",
