@@ -1,12 +1,13 @@
 """Batches of similar length under a token budget, and their padding."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from sklearn_transformers._encoded import EncodedTexts
 
-__all__ = ["pad", "sorted_batches", "training_steps"]
+__all__ = ["Padding", "pad", "sorted_batches", "training_steps"]
 
 # Most tokens, padding included, that go through the model at once: bounds the memory for
 # activations whatever `batch_size` and the length of the texts.
@@ -19,6 +20,30 @@ WINDOW = 8
 # Lengths are rounded up: GPUs prefer multiples of 8, and on the CPU every new shape costs a
 # compilation.
 MULTIPLE = 8
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How the texts of a batch are brought to one length.
+
+    Parameters
+    ----------
+    pad_id : int
+        Token id to pad with, on the right.
+    longest : int
+        No batch is wider: the backbone has no position for it.
+    masked : bool, default=True
+        Whether the backbone ignores padding. If not, only texts of one length share a batch.
+    """
+
+    pad_id: int
+    longest: int
+    masked: bool = True
+
+    def width(self, length: int) -> int:
+        """Width of a batch whose longest text has `length` tokens."""
+        rounded = -(-length // MULTIPLE) * MULTIPLE if self.masked else length
+        return min(rounded, self.longest)
 
 
 def training_steps(
@@ -49,47 +74,30 @@ def training_steps(
     return [steps[i] for i in rng.permutation(len(steps))]
 
 
-def sorted_batches(
-    lengths: np.ndarray, rows: np.ndarray, budget: int | None = None
-) -> Iterator[np.ndarray]:
-    """Cut `rows` into batches of similar length and at most `budget` tokens, longest first.
+def sorted_batches(lengths: np.ndarray, rows: np.ndarray, padding: Padding) -> Iterator[np.ndarray]:
+    """Cut `rows` into batches of similar length under the token budget, longest first.
 
     Longest first, so that memory runs out at once or never.
     """
-    budget = TOKEN_BUDGET if budget is None else budget
     rows = rows[np.argsort(-lengths[rows], kind="stable")]
     while len(rows):
-        width = _round_up(int(lengths[rows[0]]))
-        count = max(1, budget // width)
+        length = int(lengths[rows[0]])
+        count = max(1, TOKEN_BUDGET // padding.width(length))
+        if not padding.masked:
+            count = min(count, int((lengths[rows] == length).sum()))
         yield rows[:count]
         rows = rows[count:]
 
 
-def pad(
-    texts: EncodedTexts, rows: np.ndarray, pad_id: int, longest: int
-) -> tuple[np.ndarray, np.ndarray]:
+def pad(texts: EncodedTexts, rows: np.ndarray, padding: Padding) -> tuple[np.ndarray, np.ndarray]:
     """Pad the texts `rows` on the right to a common length.
-
-    Parameters
-    ----------
-    texts : EncodedTexts
-    rows : ndarray of shape (b,)
-    pad_id : int
-    longest : int
-        Never pad beyond this length, because the backbone has no position for it.
 
     Returns
     -------
     input_ids, attention_mask : ndarray of shape (b, s), int64
-        `s` is the longest row rounded up to a multiple of 8.
     """
     lengths = texts.lengths[rows]
-    width = min(_round_up(int(lengths.max())), longest)
-    mask = np.arange(width) < lengths[:, None]
-    input_ids = np.full(mask.shape, pad_id, np.int64)
+    mask = np.arange(padding.width(int(lengths.max()))) < lengths[:, None]
+    input_ids = np.full(mask.shape, padding.pad_id, np.int64)
     input_ids[mask] = texts.tokens(rows)
     return input_ids, mask.astype(np.int64)
-
-
-def _round_up(length: int) -> int:
-    return -(-length // MULTIPLE) * MULTIPLE

@@ -1,6 +1,7 @@
 """What happens around the epochs: schedule, validation score, best weights, progress."""
 
 import multiprocessing
+import shutil
 import sys
 import threading
 import time
@@ -11,7 +12,6 @@ import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback
-from torch import nn
 from tqdm import tqdm
 
 __all__ = ["KeepBest", "LinearSchedule", "Progress", "ValidationScore", "is_watched"]
@@ -66,7 +66,7 @@ class ValidationScore(Callback):
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         loss = net.history[-1, "valid_loss"]
-        net.history.record("valid_score", self.score(net.valid_logits_, loss))
+        net.record("valid_score", self.score(net.valid_logits_, loss), lower_is_better=False)
 
 
 class KeepBest(Callback):
@@ -90,13 +90,12 @@ class KeepBest(Callback):
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         score = net.history[-1, "valid_score"]
-        is_best = score > self.best_score_
-        # skorch's own callbacks, such as Checkpoint, look for this mark.
-        net.history.record("valid_loss_best", is_best)
-        if is_best:
+        if self.best_index_ < 0 or score > self.best_score_:
             self.best_index_, self.best_score_ = len(net.history) - 1, score
+            # All of them, because a callback may freeze and unfreeze any.
             self.weights_ = {
-                name: weight.detach().cpu().clone() for name, weight in _trained(net.module_)
+                name: weight.detach().cpu().clone()
+                for name, weight in net.module_.named_parameters()
             }
         if score > self.reference_ + self.tol:
             self.reference_, self.n_stalled_ = score, 0
@@ -106,10 +105,10 @@ class KeepBest(Callback):
             net.stop_training = True
 
     def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        if self.best_index_ in (-1, len(net.history) - 1):
+        if self.best_index_ == len(net.history) - 1:
             return
         with torch.no_grad():
-            for name, weight in _trained(net.module_):
+            for name, weight in net.module_.named_parameters():
                 weight.copy_(self.weights_[name])
 
 
@@ -129,8 +128,13 @@ class Progress(Callback):
         self.n_rows = n_rows
 
     def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
-        epoch, n_epochs = len(net.history), net.max_epochs
-        self.bar_ = tqdm(total=self.n_rows, desc=f"epoch {epoch}/{n_epochs}", unit=" texts")
+        self.bar_ = tqdm(
+            total=self.n_rows,
+            desc=f"epoch {len(net.history)}/{net.max_epochs}",
+            bar_format="{desc} |{bar:8}| {elapsed}<{remaining}{postfix}",
+            # Asked for at each epoch, because the window may be resized; 80 where it has no width.
+            ncols=shutil.get_terminal_size().columns,
+        )
         self.n_done_, self.shown_at_ = 0, time.monotonic()
 
     def on_batch_end(
@@ -142,20 +146,25 @@ class Progress(Callback):
         self.n_done_ += n_rows
         self.bar_.update(n_rows)
         if time.monotonic() - self.shown_at_ > self.SECONDS_BETWEEN_LOSSES:
-            self.bar_.set_postfix_str(f"loss {float(net.loss_sum_) / self.n_done_:.4f}")
+            self.bar_.set_postfix_str(f"loss {float(net.loss_sum_) / self.n_done_:.3f}")
             self.shown_at_ = time.monotonic()
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         row = net.history[-1]
-        parts = [f"loss {row['train_loss']:.4f}"]
+        parts = [f"loss {row['train_loss']:.3f}"]
         if "valid_loss" in row:
-            parts.append(f"validation loss {row['valid_loss']:.4f}")
+            parts.append(f"valid {row['valid_loss']:.3f}")
             if row["valid_score"] != -row["valid_loss"]:
-                parts.append(f"score {row['valid_score']:.4f}")
-        if row.get("valid_loss_best"):
-            parts.append("best so far")
+                parts.append(f"score {row['valid_score']:.3f}")
+        if row.get("valid_score_best"):
+            parts.append("best")
         self.bar_.set_postfix_str(", ".join(parts))
         self.bar_.close()
+
+    def close(self) -> None:
+        """Leave the terminal in order, also when training was cut short."""
+        if hasattr(self, "bar_"):
+            self.bar_.close()
 
 
 def is_watched(verbose: int) -> bool:
@@ -168,7 +177,3 @@ def is_watched(verbose: int) -> bool:
         return False
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
     return sys.stderr.isatty() or hasattr(get_ipython(), "kernel")
-
-
-def _trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]

@@ -39,8 +39,9 @@ class TransformerTextClassifier(
     ----------
     model : str or path-like, default="sentence-transformers/all-MiniLM-L6-v2"
         Pretrained encoder or decoder that ``transformers.AutoModel`` can load: a folder, or a
-        name on the Hugging Face Hub. The default has 22.7 M weights and can be fine-tuned on
-        a laptop's CPU; with the extra `offline` it is read from the installed package.
+        name on the Hugging Face Hub; encoder-decoders are not supported. The default has
+        22.7 M weights and can be fine-tuned on a laptop's CPU; with the extra `offline` it is
+        read from the installed package.
     max_length : int, default=256
         Longest input in tokens, special tokens included. Longer texts are cut at the end;
         memory grows at least linearly with it. A model that cannot read that much lowers it,
@@ -83,7 +84,7 @@ class TransformerTextClassifier(
     scoring : "loss", str or callable, default="loss"
         How the held-out rows are scored: by their weighted cross-entropy, a scorer name of
         scikit-learn, or a callable ``scorer(estimator, X, y)``; greater is better. With
-        `sample_weight`, scorers are passed the held-out rows' weights.
+        `sample_weight`, scorers that take it are passed the held-out rows' weights.
     class_weight : dict, "balanced" or None, default=None
         Weight of each class in the loss, as in ``LogisticRegression``; multiplied with
         `sample_weight`.
@@ -94,14 +95,17 @@ class TransformerTextClassifier(
         "auto" takes bfloat16 on GPUs and CPUs that have instructions for it, float16 on other
         CUDA GPUs, float32 elsewhere. Predictions are always computed in float32.
     callbacks : list of skorch.callbacks.Callback, default=None
-        Called while training, after the estimator's own. They see a skorch net.
+        Called while training, after the estimator's own. They see a skorch net. A
+        ``skorch.callbacks.LRScheduler`` replaces the built-in schedule and `warmup`.
     warm_start : bool, default=False
         Let `fit` go on from the model of the previous call, with a new schedule, instead of
-        from the pretrained one. The classes must be the same.
+        from the pretrained one. The classes, `model`, `pooling` and `dropout` must be the
+        same.
     random_state : int, RandomState instance or None, default=None
         Decides the head's first weights, the held-out rows, the order of the batches and
         dropout. The same int gives bit-identical results on the same machine. None takes a
-        new seed from the operating system each time. Global random states are not touched.
+        new seed from the operating system each time. Global random states are left as they
+        were; for that, fits in threads of one process take turns.
     verbose : int or bool, default=1
         If positive, shows a bar per epoch in terminals and notebooks; never in joblib's
         workers or when the output goes to a file. 0 shows nothing.
@@ -125,7 +129,7 @@ class TransformerTextClassifier(
     pooling_ : str
         Pooling that is used.
     seed_ : int
-        The seed that training used: pass it as `random_state` to repeat a run.
+        The seed of the last call: pass it as `random_state` to repeat a `fit`.
     n_iter_ : int
         Epochs run, over all calls when training was continued.
     best_epoch_ : int
@@ -332,6 +336,8 @@ class TransformerTextClassifier(
         from sklearn_transformers._targets import ClassCodec
 
         proceed = self._is_fitted()
+        if proceed:  # fit_context leaves it out then, for the sake of speed
+            self._validate_params()
         if self.class_weight == "balanced":
             raise ValueError(
                 "class_weight='balanced' is not supported by partial_fit, which never sees all "
@@ -442,16 +448,12 @@ class TransformerTextClassifier(
     def _forward(self, X: Any, method: str) -> np.ndarray:
         """Send texts through a method of the model, in the caller's order."""
         check_is_fitted(self)
+        from sklearn_transformers._batching import Padding
         from sklearn_transformers._inference import run
-        from sklearn_transformers._tokenization import encode, padding_id
+        from sklearn_transformers._tokenization import encode
 
-        return run(
-            getattr(self.model_, method),
-            encode(self.tokenizer_, check_texts(X), self.max_length_),
-            pad_id=padding_id(self.tokenizer_, self.model_.backbone),
-            longest=self.max_length_,
-            device=self.device_,
-        )
+        texts = encode(self.tokenizer_, check_texts(X), self.max_length_)
+        return run(getattr(self.model_, method), texts, Padding(**self._padding), self.device_)
 
     def _is_fitted(self) -> bool:
         return "model_" in self.__dict__

@@ -1,7 +1,5 @@
 """Resolve "auto": device, precision and seed."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,6 @@ __all__ = [
     "present_device",
     "resolve_device",
     "resolve_precision",
-    "seeded",
     "to_device",
 ]
 
@@ -44,7 +41,7 @@ def resolve_device(device: Any) -> str:
             f"that torch knows, such as 'cpu', 'cuda', 'cuda:1' or 'mps'. Got {device!r} instead."
         ) from None
     try:
-        torch.empty(1, device=wanted)
+        torch.empty(1, device=wanted).cpu()  # "meta" exists but holds nothing
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"device={str(device)!r} is not available on this machine ({_first_line(error)}). "
@@ -106,29 +103,6 @@ def draw_seed(random_state: Any) -> int:
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(np.iinfo(np.int32).max))
     return int(random_state)
-
-
-@contextmanager
-def seeded(seed: int, device: str) -> Iterator[None]:
-    """Run with the CPU's and the device's generator at `seed`; put both back afterwards."""
-    generators = [torch.default_generator]
-    kind = torch.device(device).type
-    if kind == "cuda":
-        index = torch.device(device).index
-        torch.cuda.init()
-        generators.append(
-            torch.cuda.default_generators[torch.cuda.current_device() if index is None else index]
-        )
-    elif kind == "mps":
-        generators.append(torch.mps._get_default_mps_generator())
-    states = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
 
 
 def _first_line(error: BaseException) -> str:

@@ -44,11 +44,11 @@ class EncodedTexts:
         """Tokens in each text, shape (n_texts,)."""
         return np.diff(self.offsets)
 
+    def head(self, n_texts: int) -> "EncodedTexts":
+        """The first texts, without a copy."""
+        offsets = self.offsets[: n_texts + 1]
+        return EncodedTexts(self.ids[: offsets[-1]], offsets)
+
     def tokens(self, rows: np.ndarray) -> np.ndarray:
         """Token ids of the texts `rows`, one text after the other, shape (n_tokens,)."""
         return np.concatenate([self.ids[self.offsets[i] : self.offsets[i + 1]] for i in rows])
-
-    def take(self, rows: np.ndarray) -> "EncodedTexts":
-        """The texts `rows`, in this order."""
-        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows], dtype=np.int64)])
-        return EncodedTexts(self.tokens(rows), offsets.astype(self.offsets.dtype))

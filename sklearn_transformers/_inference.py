@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from sklearn_transformers._batching import pad, sorted_batches
+from sklearn_transformers._batching import Padding, pad, sorted_batches
 from sklearn_transformers._device import to_device
 from sklearn_transformers._encoded import EncodedTexts
 
@@ -17,10 +17,9 @@ Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def run(
     forward: Forward,
     texts: EncodedTexts,
-    *,
-    pad_id: int,
-    longest: int,
+    padding: Padding,
     device: str,
+    *,
     observe: Callable[[np.ndarray, torch.Tensor], None] | None = None,
 ) -> np.ndarray:
     """Send every text through `forward` and bring the answers back in the order of `texts`.
@@ -31,8 +30,7 @@ def run(
         Token ids and attention mask of shape (b, s) -> tensor of shape (b, n_outputs).
         The module it belongs to must be in evaluation mode.
     texts : EncodedTexts
-    pad_id, longest : int
-        See `pad`.
+    padding : Padding
     device : str
     observe : callable, default=None
         Called after each batch with its rows and outputs.
@@ -43,8 +41,8 @@ def run(
     """
     batches, outputs = [], []
     with torch.inference_mode():
-        for rows in sorted_batches(texts.lengths, np.arange(len(texts))):
-            input_ids, mask = pad(texts, rows, pad_id, longest)
+        for rows in sorted_batches(texts.lengths, np.arange(len(texts)), padding):
+            input_ids, mask = pad(texts, rows, padding)
             output = forward(to_device(input_ids, device), to_device(mask, device))
             batches.append(rows)
             outputs.append(output)

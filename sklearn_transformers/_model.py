@@ -1,5 +1,6 @@
 """Backbone + pooling + head, and which of their weights train how."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ class TextClassifier(nn.Module):
     ----------
     backbone : transformers.PreTrainedModel
         Gives a hidden state per token.
+    width : int
+        Entries of a hidden state.
     pooling : {"cls", "mean", "max", "last"}
         How the hidden states of a text become one vector.
     n_classes : int
@@ -37,17 +40,18 @@ class TextClassifier(nn.Module):
     """
 
     def __init__(
-        self, backbone: PreTrainedModel, pooling: str, n_classes: int, dropout: float
+        self, backbone: PreTrainedModel, width: int, pooling: str, n_classes: int, dropout: float
     ) -> None:
         super().__init__()
         # The pooler is a head of its own that no pooling here uses: without it nothing is
-        # trained, stored or computed in vain.
-        if getattr(backbone, "pooler", None) is not None:
+        # trained, stored or computed in vain. Models that know this switch can do without.
+        if "add_pooling_layer" in inspect.signature(type(backbone).__init__).parameters:
             backbone.pooler = None
         self.backbone = backbone
+        self.width = width
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(backbone.config.hidden_size, n_classes)
+        self.head = nn.Linear(width, n_classes, dtype=torch.float32)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
@@ -88,12 +92,12 @@ def head_dropout(config: Config, dropout: float | None) -> float:
     return next((float(value) for value in stated if value is not None), 0.0)
 
 
-def default_learning_rate(config: Config) -> float:
+def default_learning_rate(width: int) -> float:
     """The backbone's peak learning rate: 2e-4 at a width of 384, falling with its square.
 
     5e-5 for BERT-base (768), 2.8e-5 for BERT-large (1024), never above 5e-4.
     """
-    return float(min(5e-4, 2e-4 * (384 / config.hidden_size) ** 2))
+    return float(min(5e-4, 2e-4 * (384 / width) ** 2))
 
 
 def parameter_groups(

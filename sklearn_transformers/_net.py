@@ -12,33 +12,17 @@ from skorch import NeuralNetClassifier
 from skorch.callbacks import EarlyStopping
 from torch import nn
 
-from sklearn_transformers._batching import pad, sorted_batches, training_steps
+from sklearn_transformers._batching import Padding, pad, sorted_batches, training_steps
+from sklearn_transformers._data import LabelledTexts
 from sklearn_transformers._device import autocast, to_device
-from sklearn_transformers._encoded import EncodedTexts
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier, parameter_groups
 from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers.exceptions import TrainingDivergedError
 
-__all__ = ["FineTuningNet", "LabelledTexts", "Recipe"]
+__all__ = ["FineTuningNet", "Recipe"]
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledTexts:
-    """Token ids, class codes and weights of the rows of one data set."""
-
-    texts: EncodedTexts
-    codes: np.ndarray
-    weights: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def take(self, rows: np.ndarray) -> "LabelledTexts":
-        """The data set with these rows only, in this order."""
-        return LabelledTexts(self.texts.take(rows), self.codes[rows], self.weights[rows])
 
 
 @dataclass(frozen=True)
@@ -52,8 +36,7 @@ class Recipe:
     max_epochs: int
     device: str
     precision: str
-    pad_id: int
-    max_length: int
+    padding: Padding
 
 
 class FineTuningNet(NeuralNetClassifier):
@@ -61,7 +44,8 @@ class FineTuningNet(NeuralNetClassifier):
 
     Each optimiser step sees `batch_size` rows, in as many micro-batches as the token budget
     asks for; gradients add up to those of the whole step. Losses stay on the device until the
-    epoch ends. skorch's callbacks see each micro-batch as a batch.
+    epoch ends. skorch's callbacks see each micro-batch as a batch; on validation, labels and
+    logits but no inputs.
 
     Parameters
     ----------
@@ -116,7 +100,19 @@ class FineTuningNet(NeuralNetClassifier):
         self.notify("on_train_begin", X=None, y=None)
         self.fit_loop((train, valid))
         self.notify("on_train_end", X=None, y=None)
+        # Losses are seen before the step that follows them: look at what the last one left.
+        self._set_training(False)
+        few = train.texts.head(self.recipe.batch_size)
+        logits = run(self.module_, few, self.recipe.padding, self.recipe.device)
+        self._check_finite("sum of the logits", float(logits.sum()))
         return self
+
+    def record(self, name: str, value: float, *, lower_is_better: bool = True) -> None:
+        """Write to the history, with the mark `<name>_best` that skorch's callbacks read."""
+        earlier = [row[name] for row in self.history[:-1]]
+        sign = 1 if lower_is_better else -1
+        self.history.record(name, value)
+        self.history.record(f"{name}_best", all(sign * value < sign * e for e in earlier))
 
     def fit_loop(self, X: Any, y: Any = None, epochs: int | None = None, **_: Any) -> Any:
         train, valid = X
@@ -138,7 +134,8 @@ class FineTuningNet(NeuralNetClassifier):
             super().notify(method_name, **cb_kwargs)
         except KeyboardInterrupt:
             stoppers = (cb for _, cb in self.callbacks_ if isinstance(cb, EarlyStopping))
-            if not any(cb.misses_ == cb.patience for cb in stoppers):
+            ran_out = any(cb.misses_ == cb.patience for cb in stoppers)
+            if method_name != "on_epoch_end" or not ran_out:
                 raise
             self.stop_training = True
 
@@ -149,7 +146,7 @@ class FineTuningNet(NeuralNetClassifier):
         # Summed on the device: `.item()` would wait for the GPU every step.
         self.loss_sum_ = torch.zeros((), device=self.device)
         for step in training_steps(lengths, self.recipe.batch_size, self.rng):
-            for rows in sorted_batches(lengths, step):
+            for rows in sorted_batches(lengths, step, self.recipe.padding):
                 batch = self._batch(data, rows, len(step))
                 self.notify("on_batch_begin", batch=batch, training=True)
                 self.history.record_batch("train_batch_size", len(rows))
@@ -159,15 +156,15 @@ class FineTuningNet(NeuralNetClassifier):
             self._update_weights()
         loss = float(self.loss_sum_) / len(data)
         seconds = time.perf_counter() - start
-        self._check_finite(loss)
-        self.history.record("train_loss", loss)
+        self._check_finite("training loss", loss)
+        self.record("train_loss", loss)
         self.history.record("learning_rate", self.optimizer_.param_groups[0]["lr"])
         self.history.record("examples_per_second", len(data) / seconds)
         self.history.record("tokens_per_second", int(lengths.sum()) / seconds)
 
     def _batch(self, data: LabelledTexts, rows: np.ndarray, step_size: int) -> Batch:
         """One micro-batch; its weights make the losses of a step's micro-batches add up."""
-        input_ids, mask = pad(data.texts, rows, self.recipe.pad_id, self.recipe.max_length)
+        input_ids, mask = pad(data.texts, rows, self.recipe.padding)
         weights = (data.weights[rows] / step_size).astype(np.float32)
         inputs = {"input_ids": input_ids, "attention_mask": mask, "weights": weights}
         on_device = {name: to_device(array, self.device) for name, array in inputs.items()}
@@ -200,7 +197,6 @@ class FineTuningNet(NeuralNetClassifier):
 
     def _validate(self, data: LabelledTexts) -> None:
         """Loss and logits of the validation rows, computed exactly as `predict` does."""
-        recipe = self.recipe
         self._set_training(False)
 
         def observe(rows: np.ndarray, logits: torch.Tensor) -> None:
@@ -210,22 +206,19 @@ class FineTuningNet(NeuralNetClassifier):
             self.notify("on_batch_end", batch=batch, training=False, y_pred=logits)
 
         self.valid_logits_ = run(
-            self.module_,
-            data.texts,
-            pad_id=recipe.pad_id,
-            longest=recipe.max_length,
-            device=recipe.device,
-            observe=observe,
+            self.module_, data.texts, self.recipe.padding, self.recipe.device, observe=observe
         )
         logits, codes = torch.from_numpy(self.valid_logits_), torch.from_numpy(data.codes)
         losses = ClassCodec.losses(logits, codes).double().numpy()
-        self.history.record("valid_loss", float(np.average(losses, weights=data.weights)))
+        loss = float(np.average(losses, weights=data.weights))
+        self._check_finite("validation loss", loss)
+        self.record("valid_loss", loss)
 
-    def _check_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            rate = self.recipe.learning_rate
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
             raise TrainingDivergedError(
-                f"The training loss is {loss} in epoch {len(self.history)} "
-                f"(learning_rate={rate:.3g}, precision={self.recipe.precision!r}). Lower "
-                "learning_rate, raise warmup, or train with precision='float32'."
+                f"The {what} is {value} in epoch {len(self.history)} "
+                f"(learning_rate={self.recipe.learning_rate:.3g}, "
+                f"precision={self.recipe.precision!r}). Lower learning_rate, raise warmup, or "
+                "train with precision='float32'."
             )

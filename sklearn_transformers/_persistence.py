@@ -1,6 +1,5 @@
 """A fitted model <-> plain bytes and strings, for pickles that name no foreign class."""
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,12 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 from torch import nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoTokenizer
+from transformers import MODEL_MAPPING, AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._model import TextClassifier
-from sklearn_transformers._pretrained import quiet
+from sklearn_transformers._process import quiet, seeded
 
 __all__ = ["pack", "unpack"]
 
@@ -23,42 +23,44 @@ def pack(model: TextClassifier, tokenizer: Tokenizer) -> dict[str, Any]:
     Weights become safetensors, configuration and tokenizer the files that transformers itself
     writes, so that a renamed class in torch or transformers cannot break an old pickle.
     """
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as name, quiet():
+        folder = Path(name)
+        model.backbone.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+        files = {
+            str(path.relative_to(folder).as_posix()): path.read_bytes()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
     shared = _shared_names(model)
+    weights = {name: w for name, w in model.state_dict().items() if name not in shared}
     return {
-        "config": model.backbone.config.to_json_string(use_diff=False),
+        "files": files,
+        "weights": save({name: tensor.cpu().contiguous() for name, tensor in weights.items()}),
         "pooling": model.pooling,
-        "n_classes": model.head.out_features,
         "dropout": model.dropout.p,
-        "weights": save(
-            {
-                name: tensor.cpu().contiguous()
-                for name, tensor in model.state_dict().items()
-                if name not in shared
-            }
-        ),
-        "tokenizer": files,
     }
 
 
 def unpack(state: dict[str, Any], device: str) -> tuple[TextClassifier, Tokenizer]:
-    """The inverse of `pack`; needs neither the original model folder nor a network."""
-    fields = json.loads(state["config"])
-    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    """Rebuild what `pack` took apart; needs neither the original model folder nor a network.
+
+    Raises
+    ------
+    ValueError
+        When weights and configuration do not fit each other.
+    """
     weights = load(state["weights"])
-    prefix = "backbone."
-    body = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-    with tempfile.TemporaryDirectory() as folder, quiet(), torch.random.fork_rng([]):
-        for name, content in state["tokenizer"].items():
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        for name, content in state["files"].items():
+            Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
             Path(folder, name).write_bytes(content)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        # Given the weights, the backbone is built without drawing random ones first.
-        backbone = MODEL_MAPPING[type(config)].from_pretrained(
-            None, config=config, state_dict=body, dtype=torch.float32
-        )
-        model = TextClassifier(backbone, state["pooling"], state["n_classes"], state["dropout"])
+        config = AutoConfig.from_pretrained(folder)
+        with seeded(0, "cpu"):  # the random weights that are overwritten cost nobody a number
+            backbone = _build(config, weights)
+            n_classes, width = weights["head.weight"].shape
+            model = TextClassifier(backbone, width, state["pooling"], n_classes, state["dropout"])
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if set(missing) - _shared_names(model) or unexpected:
         raise ValueError(
@@ -66,6 +68,18 @@ def unpack(state: dict[str, Any], device: str) -> tuple[TextClassifier, Tokenize
             f"(missing: {missing}, unexpected: {unexpected}): the file is damaged."
         )
     return model.to(device).eval(), tokenizer
+
+
+def _build(config: Config, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
+    """Build the backbone; given its weights, it does not draw random ones first."""
+    classes = MODEL_MAPPING[type(config)]
+    if isinstance(classes, tuple):
+        by_name = {cls.__name__: cls for cls in classes}
+        stated = [by_name[name] for name in config.architectures or [] if name in by_name]
+        classes = (stated or classes)[0]
+    prefix = "backbone."
+    body = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+    return classes.from_pretrained(None, config=config, state_dict=body, dtype=torch.float32)
 
 
 def _shared_names(model: nn.Module) -> set[str]:

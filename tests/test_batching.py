@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from sklearn_transformers._batching import pad, sorted_batches, training_steps
+from sklearn_transformers import _batching
+from sklearn_transformers._batching import Padding, pad, sorted_batches, training_steps
 from sklearn_transformers._encoded import EncodedTexts
 
 
@@ -33,28 +34,44 @@ def test_training_steps__two_epochs__differ_in_composition_and_order(lengths):
     assert np.abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5
 
 
-def test_sorted_batches__budget__is_kept_and_nothing_lost(lengths):
+@pytest.fixture
+def small_budget(monkeypatch):
+    monkeypatch.setattr(_batching, "TOKEN_BUDGET", 512)
+
+
+@pytest.mark.usefixtures("small_budget")
+@pytest.mark.parametrize("masked", [True, False])
+def test_sorted_batches__budget__is_kept_and_nothing_lost(lengths, masked):
     rows = np.arange(0, 1000, 2)
-    batches = list(sorted_batches(lengths, rows, budget=512))
+    padding = Padding(pad_id=0, longest=100, masked=masked)
+    batches = list(sorted_batches(lengths, rows, padding))
     assert sorted(np.concatenate(batches)) == list(rows)
-    assert all(len(batch) * (-(-lengths[batch].max() // 8) * 8) <= 512 for batch in batches)
+    assert all(len(batch) * padding.width(lengths[batch].max()) <= 512 for batch in batches)
     assert lengths[batches[0]].max() == lengths[rows].max()
 
 
+def test_sorted_batches__mask_that_does_not_work__batches_have_one_length(lengths):
+    padding = Padding(pad_id=0, longest=100, masked=False)
+    for batch in sorted_batches(lengths, np.arange(1000), padding):
+        assert set(lengths[batch]) == {lengths[batch[0]]}
+        assert padding.width(lengths[batch[0]]) == lengths[batch[0]]
+
+
+@pytest.mark.usefixtures("small_budget")
 def test_sorted_batches__text_above_budget__goes_alone():
-    batches = list(sorted_batches(np.array([1000, 3]), np.arange(2), budget=64))
+    batches = list(sorted_batches(np.array([1000, 3]), np.arange(2), Padding(0, 1000)))
     assert [list(batch) for batch in batches] == [[0], [1]]
 
 
 def test_pad__rows__are_right_padded_to_multiple_of_eight():
     texts = EncodedTexts.from_lists([[[5, 6, 7], [8], [9] * 9]])
-    input_ids, mask = pad(texts, np.array([1, 0]), pad_id=1, longest=100)
+    input_ids, mask = pad(texts, np.array([1, 0]), Padding(pad_id=1, longest=100))
     assert input_ids.dtype == mask.dtype == np.int64
     np.testing.assert_array_equal(input_ids, [[8] + [1] * 7, [5, 6, 7] + [1] * 5])
     np.testing.assert_array_equal(mask, [[1] + [0] * 7, [1] * 3 + [0] * 5])
-    assert pad(texts, np.array([2]), pad_id=1, longest=100)[0].shape == (1, 16)
+    assert pad(texts, np.array([2]), Padding(pad_id=1, longest=100))[0].shape == (1, 16)
 
 
 def test_pad__position_limit__is_never_exceeded():
     texts = EncodedTexts.from_lists([[[9] * 9]])
-    assert pad(texts, np.array([0]), pad_id=1, longest=10)[0].shape == (1, 10)
+    assert pad(texts, np.array([0]), Padding(pad_id=1, longest=10))[0].shape == (1, 10)

@@ -1,14 +1,25 @@
 import io
 import multiprocessing
+import re
 import sys
 import threading
 
 import joblib
 import numpy as np
 import pytest
-from skorch.callbacks import Callback, EarlyStopping, EpochScoring, LRScheduler
+import torch
+from skorch.callbacks import (
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    EpochScoring,
+    Freezer,
+    LRScheduler,
+    Unfreezer,
+)
 
 from sklearn_transformers._callbacks import LinearSchedule, is_watched
+from sklearn_transformers._pretrained import load_pretrained
 
 
 def test_linear_schedule__warm_up_and_decay__never_reach_zero():
@@ -124,11 +135,51 @@ def test_callbacks__skorchs_epoch_scoring__records_accuracy(make, binary):
     assert seen[-1] == clf.score(X[:50], y[:50])
 
 
-def test_callbacks__learning_rate_scheduler__leaves_no_optimizer_behind(make, binary):
-    scheduler = LRScheduler("StepLR", step_size=1)
-    clf = make(max_epochs=2, callbacks=[scheduler]).fit(*binary)
-    joblib.hash(clf.callbacks)
+def test_callbacks__learning_rate_scheduler__replaces_ours_and_leaves_no_optimizer(make, binary):
+    scheduler = LRScheduler("StepLR", step_size=1, gamma=0.1)
+    clf = make(max_epochs=3, callbacks=[scheduler], early_stopping=False).fit(*binary)
+    rates = [epoch["learning_rate"] for epoch in clf.history_]
+    np.testing.assert_allclose(rates, [5e-3, 5e-4, 5e-5])
     assert scheduler.lr_scheduler_ is None
+
+
+def test_callbacks__skorchs_checkpoint__saves_the_best_epochs(make, binary, tmp_path):
+    X, y = binary
+    for monitor in ("valid_loss_best", "train_loss_best", "valid_score_best"):
+        checkpoint = Checkpoint(monitor=monitor, dirname=tmp_path / monitor)
+        make(max_epochs=2, callbacks=[checkpoint], early_stopping=False).fit(
+            X, y, X_val=X[:20], y_val=y[:20]
+        )
+        assert (tmp_path / monitor / "params.pt").exists()
+
+
+def test_callbacks__marks_of_the_best__are_each_about_their_own_value(make, three_classes):
+    seen = []
+
+    class Look(Callback):
+        def on_train_end(self, net, **kwargs):
+            names = ("train_loss", "valid_loss", "valid_score")
+            seen.extend((n, net.history[:, n], net.history[:, f"{n}_best"]) for n in names)
+
+    make(max_epochs=6, scoring="accuracy", callbacks=[Look()]).fit(*three_classes)
+    for name, values, marks in seen:
+        values = -np.array(values) if "loss" in name else np.array(values)
+        assert marks == [bool((value > values[:i]).all()) for i, value in enumerate(values)]
+
+
+def test_callbacks__unfreezing_after_the_best_epoch__restores_it(make, three_classes):
+    X, y = three_classes
+    falling = iter(range(100, 0, -1))
+    clf = make(
+        callbacks=[Freezer("backbone.*"), Unfreezer("backbone.*", at=2)],
+        scoring=lambda *_: next(falling),
+        max_epochs=4,
+        n_iter_no_change=9,
+    ).fit(X, y)
+    assert (clf.best_epoch_, clf.n_iter_) == (1, 4)
+    start = load_pretrained(clf.model).backbone.state_dict()
+    for name, weight in clf.model_.backbone.state_dict().items():
+        assert torch.equal(weight, start[name]), name
 
 
 def test_callbacks__no_callback__is_named(make, binary):
@@ -153,15 +204,26 @@ def terminal(monkeypatch):
     return terminal
 
 
-def test_progress__terminal__shows_a_bar_per_epoch(make, binary, terminal):
+def test_progress__terminal__shows_a_bar_per_epoch_that_fits(make, binary, terminal):
     stream = terminal()
     make(max_epochs=2, verbose=1, scoring="accuracy").fit(*binary)
-    lines = [line.split("\r")[-1] for line in stream.getvalue().strip().split("\n")]
+    lines = [line.split("\r")[-1].rstrip() for line in stream.getvalue().strip().split("\n")]
     assert len(lines) == 2
-    assert lines[1].startswith("epoch 2/2: 100%")
-    for part in ("180/180", "loss", "validation loss", "score"):
-        assert part in lines[1]
-    assert "best so far" in lines[0]
+    pattern = r"epoch {}/2 \|[█#]{{8}}\| 00:0\d<00:00, loss 0.\d+, valid 0.\d+, score [01].\d+"
+    assert re.fullmatch(pattern.format(1) + ", best", lines[0])
+    assert re.fullmatch(pattern.format(2) + "(, best)?", lines[1])
+    assert max(map(len, lines)) < 80
+
+
+def test_progress__training_cut_short__closes_the_bar(make, binary, terminal):
+    class Stop(Callback):
+        def on_batch_end(self, net, **kwargs):
+            raise KeyboardInterrupt
+
+    stream = terminal()
+    with pytest.raises(KeyboardInterrupt):
+        make(verbose=1, callbacks=[Stop()]).fit(*binary)
+    assert stream.getvalue().endswith("\n")
 
 
 def test_progress__verbose_0__is_silent(make, binary, terminal):

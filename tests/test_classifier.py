@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 from conftest import toy_texts
+from joblib import Parallel, delayed
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -18,6 +19,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import get_tags
+from skorch.callbacks import Callback, Freezer
 
 from sklearn_transformers import InvalidTextError, PretrainedModelError, TransformerTextClassifier
 
@@ -276,6 +278,9 @@ CONFLICTS = {
     "negative weight": ({}, {"sample_weight": [-1] * 200}, "[Nn]egative"),
     "wrong number of weights": ({}, {"sample_weight": [1] * 3}, "sample_weight"),
     "weightless classes": ({"class_weight": {"no": 0, "yes": 0}}, {}, "class_weight is zero"),
+    "negative class weight": ({"class_weight": {"no": -1}}, {}, "must be finite and not negative"),
+    "missing label": ({}, {"y": ["no", None] * 100}, r"y\[1\] is None"),
+    "no room for text": ({"max_length": 2}, {}, "max_length=2 leaves no room"),
     "unknown class": ({"class_weight": {"maybe": 2}}, {}, "not in class_weight"),
     "no such folder": ({"model": "/no/such/folder"}, {}, "which does not exist"),
     "GPU that is not there": ({"device": "cuda:99"}, {}, "device='cuda:99' is not available"),
@@ -289,7 +294,7 @@ def test_fit__conflict__is_explained_and_leaves_the_estimator_as_it_was(make, bi
     clf.set_params(**parameters)
     before = dict(vars(clf))
     with pytest.raises((ValueError, PretrainedModelError), match=message):
-        clf.fit(*binary, **arguments)
+        clf.fit(**({"X": binary[0], "y": binary[1]} | arguments))
     assert vars(clf) == before
 
 
@@ -353,6 +358,46 @@ def test_scoring__sample_weight__reaches_the_scorer(make, binary):
     assert seen[1] is None
 
 
+@pytest.mark.parametrize("scoring", ["f1", "average_precision", "neg_log_loss"])
+def test_scoring__scorer_that_cannot_work__is_refused_before_loading(make, binary, scoring):
+    X, y = binary
+    labels = ["rare", *y[1:]]
+    clf = make(model="/no/such/folder", scoring=scoring)
+    with pytest.raises(ValueError, match=f"scoring='{scoring}' cannot score the 20 validation"):
+        clf.fit(X, labels)
+
+
+def test_scoring__nan__is_refused(make, binary):
+    with pytest.raises(ValueError, match="gave nan for the 20 validation rows"):
+        make(scoring=lambda *_: float("nan")).fit(*binary)
+
+
+def test_scoring__minus_infinity__keeps_the_first_epoch(make, binary):
+    clf = make(scoring=lambda *_: -np.inf, n_iter_no_change=2).fit(*binary)
+    assert (clf.n_iter_, clf.best_epoch_, clf.best_score_) == (2, 1, -np.inf)
+
+
+def test_scoring__callable_without_weights__is_called_without(make, binary):
+    def scorer(estimator, X_val, y_val):
+        return estimator.score(X_val, y_val)
+
+    X, y = binary
+    clf = make(scoring=scorer, max_epochs=1).fit(X, y, sample_weight=np.arange(1, 201))
+    assert 0 <= clf.best_score_ <= 1
+
+
+def test_scoring__refit__scorer_sees_no_attribute_of_the_last_fit(make, binary):
+    seen = []
+
+    def scorer(estimator, X_val, y_val):
+        seen.append(hasattr(estimator, "n_iter_"))
+        return 0.0
+
+    clf = make(scoring=scorer, max_epochs=1).fit(*binary)
+    clf.fit(*binary)
+    assert seen == [False, False]
+
+
 def test_scoring__every_epoch__runs_the_model_once(make, three_classes, monkeypatch):
     from sklearn_transformers import _model
 
@@ -368,7 +413,7 @@ def test_scoring__every_epoch__runs_the_model_once(make, three_classes, monkeypa
 
     monkeypatch.setattr(_model.TextClassifier, "forward", counting)
     make(scoring="f1_macro", max_epochs=2).fit(X, y, X_val=X_val, y_val=y_val)
-    assert sum(texts_read) == 2 * 50
+    assert sum(texts_read) == 2 * 50 + 32  # and a look at one batch in the end
 
 
 # --- seeds ----------------------------------------------------------------------------------
@@ -453,10 +498,36 @@ def test_warm_start__other_classes__are_refused(make, three_classes):
         clf.fit(X, [label.replace("plain", "good") for label in y])
 
 
-def test_warm_start__other_model__is_refused(make, checkpoints, three_classes):
-    clf = make(warm_start=True, max_epochs=1).fit(*three_classes)
-    with pytest.raises(ValueError, match=r"goes on from model=.*but the parameter is now"):
-        clf.set_params(model=checkpoints["gpt2"]).fit(*three_classes)
+@pytest.mark.parametrize("changed", [{"model": "gpt2"}, {"pooling": "max"}, {"dropout": 0.7}])
+def test_going_on__with_another_kind_of_model__is_refused(make, three_classes, changed):
+    X, y = three_classes
+    clf = make(warm_start=True, max_epochs=1).fit(X, y).set_params(**changed)
+    (name,) = changed
+    for go_on in (clf.fit, clf.partial_fit):
+        with pytest.raises(ValueError, match=rf"began with {name}=.*the parameter is now {name}="):
+            go_on(X, y)
+
+
+def test_going_on__bad_parameter__is_named(make, three_classes):
+    X, y = three_classes
+    clf = make(warm_start=True, max_epochs=1).fit(X, y)
+    for changed in ({"device": "foo"}, {"batch_size": 0}):
+        clf = clone(clf).fit(X, y).set_params(**changed)
+        for go_on in (clf.fit, clf.partial_fit):
+            with pytest.raises(ValueError, match=f"The '{next(iter(changed))}' parameter"):
+                go_on(X, y)
+        clf.set_params(device="cpu", batch_size=32)
+
+
+def test_going_on__after_a_freezer__trains_everything_again(make, three_classes):
+    X, y = three_classes
+    clf = make(warm_start=True, max_epochs=2, callbacks=[Freezer("backbone.*")]).fit(X, y)
+    assert all(p.requires_grad for p in clf.model_.parameters())
+    before = clf.model_.backbone.state_dict()
+    before = {name: weight.clone() for name, weight in before.items()}
+    clf.set_params(callbacks=None).fit(X, y)
+    after = clf.model_.backbone.state_dict()
+    assert not all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_warm_start__failing__keeps_the_model_bit_by_bit(make, three_classes):
@@ -497,11 +568,18 @@ def test_partial_fit__after_fit__goes_on(make, three_classes):
 
 def test_partial_fit__two_calls__do_not_repeat_the_same_shuffle(make, three_classes):
     X, y = three_classes
-    clf = make(learning_rate=1e-30, dropout=0.5)
-    losses = [
-        clf.partial_fit(X, y, classes=np.unique(y)).history_[-1]["train_loss"] for _ in range(2)
-    ]
-    assert losses[0] != losses[1]
+    seen = []
+
+    class Batches(Callback):
+        def on_batch_end(self, net, batch, **kwargs):
+            seen[-1].append(batch[0]["input_ids"].tolist())
+
+    clf = make(callbacks=[Batches()])
+    for _ in range(2):
+        seen.append([])
+        clf.partial_fit(X, y, classes=np.unique(y))
+    assert sorted(map(len, seen[0])) == sorted(map(len, seen[1]))
+    assert seen[0] != seen[1]
 
 
 PARTIAL_FIT_ERRORS = {
@@ -552,6 +630,16 @@ def test_cross_val_score__workers__equal_one_process(make, three_classes):
 def live_tensors():
     gc.collect()
     return [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
+
+
+def test_fit__in_threads__equals_one_after_the_other(make, three_classes):
+    X, y = three_classes
+    before = torch.get_rng_state()
+    expected = make(max_epochs=2).fit(X, y).predict_proba(X)
+    work = [delayed(make(max_epochs=2).fit)(X, y) for _ in range(4)]
+    for clf in Parallel(n_jobs=4, backend="threading")(work):
+        np.testing.assert_array_equal(clf.predict_proba(X), expected)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_fit__afterwards__nothing_is_left_but_the_model(make, three_classes):

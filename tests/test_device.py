@@ -7,7 +7,6 @@ from sklearn_transformers._device import (
     present_device,
     resolve_device,
     resolve_precision,
-    seeded,
 )
 
 
@@ -87,18 +86,6 @@ def test_draw_seed__none__is_new_each_time_and_leaves_numpy_alone():
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
-def test_seeded__block__is_reproducible_and_restores():
-    before = torch.get_rng_state()
-    draws = []
-    for _ in range(2):
-        with seeded(5, "cpu"):
-            draws.append(torch.rand(3))
-    assert torch.equal(*draws)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_seeded__error__restores():
-    before = torch.get_rng_state()
-    with pytest.raises(TypeError), seeded(5, "cpu"):
-        torch.rand("one")
-    assert torch.equal(torch.get_rng_state(), before)
+def test_resolve_device__meta__holds_nothing_and_is_refused():
+    with pytest.raises(ValueError, match="device='meta' is not available"):
+        resolve_device("meta")

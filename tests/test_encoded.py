@@ -27,9 +27,8 @@ def test_tokens__rows_in_any_order__are_concatenated():
     np.testing.assert_array_equal(encoded(LISTS).tokens(np.array([2, 0])), [5, 6, 1, 2, 3])
 
 
-def test_take__rows__equals_encoding_them_alone():
-    taken = encoded(LISTS).take(np.array([3, 0, 2]))
-    alone = encoded([LISTS[3], LISTS[0], LISTS[2]])
-    np.testing.assert_array_equal(taken.ids, alone.ids)
-    np.testing.assert_array_equal(taken.offsets, alone.offsets)
-    assert taken.offsets.dtype == alone.offsets.dtype
+def test_head__more_or_fewer__gives_the_first():
+    texts = encoded(LISTS)
+    np.testing.assert_array_equal(texts.head(2).ids, [1, 2, 3, 4])
+    np.testing.assert_array_equal(texts.head(2).lengths, [3, 1])
+    assert len(texts.head(9)) == 4

@@ -50,7 +50,7 @@ def test_pooling__auto__follows_the_checkpoint(make, three_classes, architecture
 
 @pytest.fixture
 def model(checkpoints):
-    return TextClassifier(AutoModel.from_pretrained(checkpoints["bert"]), "mean", 3, 0.1)
+    return TextClassifier(AutoModel.from_pretrained(checkpoints["bert"]), 32, "mean", 3, 0.1)
 
 
 def test_text_classifier__pooler_of_the_checkpoint__is_dropped(model):
@@ -90,8 +90,7 @@ def test_parameter_groups__frozen_weights__are_left_out(model):
 
 @pytest.mark.parametrize(("width", "rate"), [(384, 2e-4), (768, 5e-5), (32, 5e-4)])
 def test_default_learning_rate__width__decides(width, rate):
-    config = type("Config", (), {"hidden_size": width})
-    assert default_learning_rate(config) == pytest.approx(rate)
+    assert default_learning_rate(width) == pytest.approx(rate)
 
 
 def test_dropout__parameter__reaches_every_dropout(make, three_classes):

@@ -140,9 +140,38 @@ def test_precision__reduced__learns_and_keeps_float32_weights(make, three_classe
 
 def test_fit__diverging__says_where_and_leaves_unfitted(make, binary):
     clf = make(learning_rate=1e30, max_grad_norm=None)
-    with pytest.raises(TrainingDivergedError, match=r"nan in epoch \d.*learning_rate=1e\+30"):
+    with pytest.raises(TrainingDivergedError, match=r"epoch \d.*learning_rate=1e\+30"):
         clf.fit(*binary)
     assert not hasattr(clf, "model_")
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_fit__diverging_in_the_last_step__is_not_returned(make, binary, early_stopping):
+    clf = make(learning_rate=1e30, max_epochs=1, batch_size=1000, early_stopping=early_stopping)
+    with pytest.raises(TrainingDivergedError, match="epoch 1"):
+        clf.fit(*binary)
+    with pytest.raises(TrainingDivergedError, match="epoch 1"):
+        clf.partial_fit(*binary, classes=["no", "yes"])
+    assert not hasattr(clf, "model_")
+
+
+@pytest.mark.parametrize("block", [torch.no_grad, torch.inference_mode])
+def test_fit__inside_a_no_grad_block__equals_outside(make, binary, block):
+    outside = make(max_epochs=2).fit(*binary).predict_proba(binary[0])
+    with block():
+        inside = make(max_epochs=2).fit(*binary).predict_proba(binary[0])
+    np.testing.assert_array_equal(inside, outside)
+
+
+def test_fit__default_dtype_of_the_user__does_not_matter(make, binary):
+    expected = make(max_epochs=1).fit(*binary).predict_proba(binary[0])
+    torch.set_default_dtype(torch.float64)
+    try:
+        clf = make(max_epochs=1).fit(*binary)
+        assert {p.dtype for p in clf.model_.parameters()} == {torch.float32}
+        np.testing.assert_allclose(clf.predict_proba(binary[0]), expected, atol=1e-3)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 class Interrupt(Callback):

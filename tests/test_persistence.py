@@ -1,3 +1,4 @@
+import copy
 import pickle
 import pickletools
 import shutil
@@ -8,6 +9,7 @@ import joblib
 import numpy as np
 import pytest
 from conftest import ARCHITECTURES
+from safetensors.torch import load, save
 from sklearn.base import clone
 
 TEXTS = ["the film was great", "bad " * 30, "", "quite 漢字"]
@@ -73,9 +75,19 @@ def test_pickle__trained_on_an_absent_device__loads_on_this_one(fitted):
 
 def test_pickle__damaged_weights__are_refused(fitted):
     state = fitted.__getstate__()
-    state["model_"] = state["model_"] | {"n_classes": 7}
-    with pytest.raises((ValueError, RuntimeError), match=r"size mismatch|damaged"):
+    weights = load(state["model_"]["weights"])
+    del weights["backbone.encoder.layer.1.output.dense.weight"]
+    state["model_"] = state["model_"] | {"weights": save(weights)}
+    with pytest.raises(ValueError, match="the file is damaged"):
         object.__new__(type(fitted)).__setstate__(state)
+
+
+def test_pickle__tokenizer_with_several_chat_templates__comes_back(fitted):
+    clf = copy.copy(fitted)
+    clf.tokenizer_.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    loaded = pickle.loads(pickle.dumps(clf))
+    assert loaded.tokenizer_.chat_template == clf.tokenizer_.chat_template
+    np.testing.assert_array_equal(loaded.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
 
 
 def test_pickle__unfitted__stays_unfitted(make):

@@ -5,15 +5,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-import huggingface_hub.utils as hub
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, T5Config, T5Model
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    T5Config,
+    T5Model,
+    ViTConfig,
+    ViTModel,
+)
 from transformers.utils import logging as hf_logging
 
 from sklearn_transformers import PretrainedModelError, _pretrained
-from sklearn_transformers._pretrained import BUNDLED_NAME, load_pretrained, quiet
+from sklearn_transformers._pretrained import BUNDLED_NAME, load_pretrained
 
 
 @pytest.fixture
@@ -66,6 +74,11 @@ def test_pooling__sentence_transformers_checkpoint__is_as_stated(folder, pooling
     assert load_pretrained(folder).pooling == pooling
 
 
+def _write(file, text):
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+
+
 BREAKAGES = {
     "no weights": lambda folder: (folder / "model.safetensors").unlink(),
     "no config": lambda folder: (folder / "config.json").unlink(),
@@ -75,6 +88,13 @@ BREAKAGES = {
     ),
     "bad config": lambda folder: (folder / "config.json").write_text("{"),
     "unknown type": lambda folder: (folder / "config.json").write_text('{"model_type": "nope"}'),
+    "bad pooling": lambda folder: _write(folder / "1_Pooling" / "config.json", "{"),
+    "not a text model": lambda folder: ViTModel(
+        ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    ).save_pretrained(folder),
+    "foreign tokenizer": lambda folder: BertModel(
+        BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+    ).save_pretrained(folder),
     "empty": lambda folder: [path.unlink() for path in folder.iterdir()],
 }
 
@@ -89,6 +109,37 @@ def test_load_pretrained__broken_folder__names_it_and_the_ways_out(folder, break
     assert "sklearn-transformers[offline]" in message
     assert "local folder" in message
     assert "\n" not in message
+
+
+def test_load_pretrained__no_tokenizer_files_at_all__is_refused(folder):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    with pytest.raises(PretrainedModelError, match="tokenizer"):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("bert", 1), ("roberta", 1), ("gpt2", 0)])
+def test_load_pretrained__pad_id__is_one_the_model_knows(checkpoints, kind, expected):
+    assert load_pretrained(checkpoints[kind]).pad_id == expected
+
+
+def test_load_pretrained__pad_token_beyond_the_embeddings__is_not_used(folder):
+    tokenizer = load_pretrained(folder).tokenizer
+    tokenizer.add_special_tokens({"pad_token": "<new pad>"})
+    tokenizer.save_pretrained(folder)
+    pretrained = load_pretrained(folder)
+    assert pretrained.pad_id < pretrained.backbone.config.vocab_size
+
+
+def test_load_pretrained__unknown_pooling__is_warned_of(folder):
+    _write(folder / "1_Pooling/config.json", '{"pooling_mode": "weightedmean"}')
+    with pytest.warns(UserWarning, match="weightedmean.*using the mean"):
+        assert load_pretrained(folder).pooling == "mean"
+
+
+def test_load_pretrained__dropout_of_numpy__is_taken(folder):
+    config = load_pretrained(folder, dropout=np.float32(0.5)).backbone.config
+    assert config.hidden_dropout_prob == 0.5
 
 
 def test_load_pretrained__no_such_folder__says_so(tmp_path):
@@ -121,7 +172,7 @@ def test_load_pretrained__hub_out_of_reach__one_clear_error():
 def test_load_pretrained__encoder_decoder__is_refused_by_name(tmp_path):
     config = T5Config(vocab_size=20, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
     T5Model(config).save_pretrained(tmp_path)
-    with pytest.raises(PretrainedModelError, match=r"encoder-decoder \(t5\)"):
+    with pytest.raises(PretrainedModelError, match=r"encoder-decoders \(t5\) are not supported"):
         load_pretrained(tmp_path)
 
 
@@ -143,31 +194,6 @@ def test_load_pretrained__loading__prints_nothing_and_restores_settings(folder, 
         assert hf_logging.is_progress_bar_enabled()
     finally:
         hf_logging.set_verbosity_warning()
-
-
-@pytest.fixture
-def bars():
-    """Bars on again after the test."""
-    yield
-    hf_logging.enable_progress_bar()
-
-
-@pytest.mark.usefixtures("bars")
-@pytest.mark.parametrize("downloads", [False, True])
-@pytest.mark.parametrize("hub_on", [False, True])
-@pytest.mark.parametrize("loading_on", [False, True])
-def test_quiet__settings_of_the_user__come_back(loading_on, hub_on, downloads):
-    (hf_logging.enable_progress_bar if loading_on else hf_logging.disable_progress_bar)()
-    (hub.enable_progress_bars if hub_on else hub.disable_progress_bars)()
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    with quiet(downloads=downloads):
-        assert not hf_logging.is_progress_bar_enabled()
-        assert hub.are_progress_bars_disabled() is not (downloads and hub_on)
-        assert not logger.isEnabledFor(logging.WARNING)
-    assert hf_logging.is_progress_bar_enabled() is loading_on
-    assert hub.are_progress_bars_disabled() is not hub_on
-    assert logger.level == level
 
 
 @pytest.fixture

@@ -36,8 +36,9 @@ def test_learn__labels_logistic_regression_takes__gives_its_classes(kind):
 REFUSED = {
     "none": (None, "requires y to be passed"),
     "continuous": ([0.5, 1.5, 2.5], "Unknown label type: continuous"),
-    "nan": ([1.0, np.nan, 2.0], "contains NaN"),
-    "None inside": (["a", None, "b"], "y"),
+    "nan": ([1.0, np.nan, 2.0], r"contains NaN.*y\[1\] is nan"),
+    "None inside": (["a", None, "b"], r"y\[1\] is None. Drop rows"),
+    "pandas NA": (pd.Series(["a", pd.NA, "b"], dtype="string"), r"y\[1\] is <NA>"),
     "multilabel": (np.array([[0, 1], [1, 0]]), "y should be a 1d array"),
     "nested": ([["a", "b"], ["c", "d"]], "y should be a 1d array"),
     "one class": (["a", "a", "a"], "at least 2 classes.*one class: 'a'"),

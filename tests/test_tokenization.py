@@ -3,7 +3,7 @@ import pytest
 from conftest import ARCHITECTURES
 from transformers import AutoModel, AutoTokenizer
 
-from sklearn_transformers._tokenization import CHUNK, encode, padding_id, resolve_max_length
+from sklearn_transformers._tokenization import CHUNK, encode, resolve_max_length
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -38,10 +38,14 @@ def test_encode__more_texts_than_a_chunk__keeps_order(checkpoints):
     np.testing.assert_array_equal(lengths, [i % 7 + 3 for i in range(len(texts))])
 
 
-def test_padding_id__tokenizer_without_pad_token__gives_a_valid_id(pretrained):
+def test_resolve_max_length__no_room_for_text__says_how_much_it_takes(pretrained):
     kind, tokenizer, backbone = pretrained
-    expected = {"bert": 1, "distilbert": 1, "roberta": 1, "gpt2": 0}[kind]
-    assert padding_id(tokenizer, backbone) == expected
+    if kind == "gpt2":
+        assert resolve_max_length(1, tokenizer, backbone) == 1
+        return
+    with pytest.raises(ValueError, match=r"max_length=2 leaves no room.*Use at least 3"):
+        resolve_max_length(2, tokenizer, backbone)
+    assert resolve_max_length(3, tokenizer, backbone) == 3
 
 
 def test_resolve_max_length__more_than_positions__is_lowered_with_warning(pretrained):

@@ -1,3 +1,5 @@
+import enum
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -81,6 +83,18 @@ def test_check_texts__refused__names_culprit(kind):
     X, message = REFUSED[kind]
     with pytest.raises(InvalidTextError, match=message):
         check_texts(X)
+
+
+def test_check_texts__members_of_a_str_enum__are_their_values():
+    class Color(str, enum.Enum):  # noqa: UP042
+        RED = "red"
+
+    assert check_texts([Color.RED]) == ["red"]
+
+
+def test_check_texts__masked_array__is_refused():
+    with pytest.raises(InvalidTextError, match="masked"):
+        check_texts(np.ma.masked_array(["a", "b"], mask=[False, True]))
 
 
 def test_invalid_text_error__is_value_and_type_error():

@@ -1,0 +1,99 @@
+"""The user's rows: checked, split, and turned into what the loop trains on."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from sklearn_transformers._encoded import EncodedTexts
+from sklearn_transformers._split import hold_out
+from sklearn_transformers._targets import ClassCodec
+from sklearn_transformers._tokenization import encode
+from sklearn_transformers._validation import check_same_length, check_texts, check_weights
+
+__all__ = ["LabelledTexts", "Rows", "read_rows", "read_validation", "split_rows", "tokenise_rows"]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Texts with their class codes and the user's sample weights, checked."""
+
+    texts: list[str]
+    codes: np.ndarray
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def take(self, rows: np.ndarray) -> "Rows":
+        """These rows only, in this order."""
+        return Rows([self.texts[i] for i in rows], self.codes[rows], self.weights[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledTexts:
+    """Token ids, class codes and weights; the weights are the loss's, with a mean of 1."""
+
+    texts: EncodedTexts
+    codes: np.ndarray
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+def read_rows(codec: ClassCodec, X: Any, y: Any, sample_weight: Any) -> Rows:
+    """Check what `fit` was given. Rows of weight 0 leave here: they are as good as absent."""
+    texts = check_texts(X)
+    codes = codec.encode(y)
+    check_same_length(texts, codes, "X, y")
+    rows = Rows(texts, codes, check_weights(sample_weight, texts))
+    return rows if rows.weights.all() else rows.take(np.flatnonzero(rows.weights))
+
+
+def read_validation(codec: ClassCodec, X_val: Any, y_val: Any) -> Rows | None:
+    """Check `X_val` and `y_val`; None when neither was given."""
+    if X_val is None and y_val is None:
+        return None
+    if X_val is None or y_val is None:
+        given, lacking = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
+        raise ValueError(f"{given} is provided, but {lacking} was not provided.")
+    texts = check_texts(X_val, name="X_val")
+    codes = codec.encode(y_val, name="y_val")
+    check_same_length(texts, codes, "X_val, y_val")
+    return Rows(texts, codes, np.ones(len(codes)))
+
+
+def split_rows(rows: Rows, fraction: float, rng: np.random.Generator) -> tuple[Rows, Rows | None]:
+    """Hold out rows to validate on; none when no class has a second row, with a warning."""
+    if fraction == 0:
+        raise ValueError(
+            "early_stopping=True needs held-out data, but validation_fraction=0. Raise it, pass "
+            "X_val and y_val, or set early_stopping=False."
+        )
+    train, valid = hold_out(rows.codes, fraction, rng)
+    if len(valid) == 0:
+        warnings.warn(
+            f"None of the {len(rows)} rows can be held out, because no class has a second row: "
+            "training runs for max_epochs without early stopping.",
+            stacklevel=2,
+        )
+        return rows, None
+    return rows.take(train), rows.take(valid)
+
+
+def tokenise_rows(
+    rows: Rows, class_weights: np.ndarray, tokenizer: Tokenizer, max_length: int
+) -> LabelledTexts:
+    """Token ids, codes, and class weight x sample weight."""
+    weights = rows.weights * class_weights[rows.codes]
+    total = weights.sum()
+    if total == 0:
+        raise ValueError(
+            "class_weight is zero for every class that occurs among the training or the "
+            "validation rows: nothing is left to learn from or to judge by."
+        )
+    encoded = encode(tokenizer, rows.texts, max_length)
+    return LabelledTexts(encoded, rows.codes, weights * (len(rows) / total))

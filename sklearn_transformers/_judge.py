@@ -1,0 +1,90 @@
+"""How an epoch is judged: validation logits and their loss -> score."""
+
+import inspect
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import get_scorer
+
+__all__ = ["Judge"]
+
+
+class Judge:
+    """Scores the validation rows as a scorer would score the finished estimator.
+
+    Parameters
+    ----------
+    estimator : TransformerTextClassifier
+        Its `scoring` decides.
+    classes : ndarray of shape (n_classes,)
+    texts : list of str
+        The validation texts.
+    labels : ndarray of shape (n_valid,)
+        Their labels, as the user gave them.
+    sample_weight : ndarray of shape (n_valid,) or None
+        Passed to scorers that take it.
+
+    Raises
+    ------
+    ValueError
+        When a scorer named by the user cannot score these labels at all. Found out before
+        anything is loaded, rather than after an epoch of training.
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        classes: np.ndarray,
+        texts: list[str],
+        labels: np.ndarray,
+        sample_weight: np.ndarray | None,
+    ) -> None:
+        self.scoring = estimator.scoring
+        self.texts, self.labels = texts, labels
+        # A fitted estimator around the model in training, for scorers to ask. Not copy.copy,
+        # which would send the weights of an earlier fit through a pickle.
+        self.view = object.__new__(type(estimator))
+        self.meet({name: v for name, v in vars(estimator).items() if not name.endswith("_")})
+        if self.scoring != "loss":
+            self.scorer = get_scorer(self.scoring)
+            weighted = sample_weight is not None and _takes_weights(self.scorer)
+            self.extra = {"sample_weight": sample_weight} if weighted else {}
+        if isinstance(self.scoring, str):
+            self._rehearse(classes)
+
+    def meet(self, fitted: dict[str, Any]) -> None:
+        """Take on the fitted attributes that the scorer is to see."""
+        self.view.__dict__.update(fitted)
+
+    def score(self, logits: np.ndarray, loss: float) -> float:
+        """Score an epoch by the logits of the validation texts and their loss."""
+        if self.scoring == "loss":
+            return -loss
+        # The answers are known: asked for these texts, the view does not compute them again.
+        self.view._known_logits = (self.texts, logits)
+        score = float(self.scorer(self.view, self.texts, self.labels, **self.extra))
+        if score != score:
+            raise ValueError(
+                f"scoring={self.scoring!r} gave nan for the {len(self.texts)} validation rows: "
+                "it cannot tell which epoch is best. Hold out more rows, or score otherwise."
+            )
+        return score
+
+    def _rehearse(self, classes: np.ndarray) -> None:
+        """Score made-up answers."""
+        self.meet({"classes_": classes, "model_": None})
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.score(np.zeros((len(self.texts), len(classes)), np.float32), 0.0)
+        except ValueError as error:
+            raise ValueError(
+                f"scoring={self.scoring!r} cannot score the {len(self.texts)} validation rows, "
+                f"whose labels are {np.unique(self.labels).tolist()}: {error}"
+            ) from error
+
+
+def _takes_weights(scorer: Any) -> bool:
+    parameters = inspect.signature(scorer).parameters.values()
+    return any(p.name == "sample_weight" or p.kind == p.VAR_KEYWORD for p in parameters)
