@@ -128,12 +128,14 @@ class Progress(Callback):
         self.n_rows = n_rows
 
     def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        # Asked for at each epoch, because windows get resized; 80 x 24 where there is no answer.
+        window = shutil.get_terminal_size()
         self.bar_ = tqdm(
             total=self.n_rows,
             desc=f"epoch {len(net.history)}/{net.max_epochs}",
             bar_format="{desc} |{bar:8}| {elapsed}<{remaining}{postfix}",
-            # Asked for at each epoch, because the window may be resized; 80 where it has no width.
-            ncols=shutil.get_terminal_size().columns,
+            ncols=window.columns,
+            nrows=window.lines,
         )
         self.n_done_, self.shown_at_ = 0, time.monotonic()
 
