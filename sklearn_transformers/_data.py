@@ -44,9 +44,8 @@ class LabelledTexts:
         return len(self.codes)
 
 
-def read_rows(codec: ClassCodec, X: Any, y: Any, sample_weight: Any) -> Rows:
-    """Check what `fit` was given. Rows of weight 0 leave here: they are as good as absent."""
-    texts = check_texts(X)
+def read_rows(codec: ClassCodec, texts: list[str], y: Any, sample_weight: Any) -> Rows:
+    """Check what goes with the texts. Rows of weight 0 leave here: they are as good as absent."""
     codes = codec.encode(y)
     check_same_length(texts, codes, "X, y")
     rows = Rows(texts, codes, check_weights(sample_weight, texts))

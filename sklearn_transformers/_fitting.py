@@ -34,6 +34,7 @@ from sklearn_transformers._pretrained import load_pretrained
 from sklearn_transformers._process import seeded
 from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers._tokenization import resolve_max_length
+from sklearn_transformers._validation import check_texts
 
 __all__ = ["fine_tune"]
 
@@ -82,8 +83,9 @@ def fine_tune(
         Name -> value of every fitted attribute.
     """
     # 1. Read the data and the parameters; what is wrong with them is said before any loading.
+    texts = check_texts(X)
     codec = ClassCodec.learn(y) if codec is None else codec
-    rows = read_rows(codec, X, y, sample_weight)
+    rows = read_rows(codec, texts, y, sample_weight)
     valid = read_validation(codec, X_val, y_val)
     callbacks = _check_callbacks(estimator.callbacks)
     _check_start(estimator, proceed)
@@ -167,7 +169,7 @@ def _train(
 ) -> list[dict[str, Any]]:
     """Train in place and return a plain dict per epoch."""
     ours: list[Any] = []
-    if not any(isinstance(_callback(item), LRScheduler) for item in callbacks):
+    if not any(issubclass(_kind(item), LRScheduler) for item in callbacks):
         n_steps = recipe.max_epochs * -(-len(train) // recipe.batch_size)
         ours.append(LinearSchedule(n_steps, float(estimator.warmup)))
     if judge is not None:
@@ -264,6 +266,12 @@ def _recipe(
 def _callback(item: Any) -> Any:
     """The callback itself, of what may be a (name, callback) tuple."""
     return item[1] if isinstance(item, tuple) and len(item) == 2 else item
+
+
+def _kind(item: Any) -> type:
+    """The callback's class; skorch takes classes as well as instances."""
+    callback = _callback(item)
+    return callback if isinstance(callback, type) else type(callback)
 
 
 def _release(callbacks: list[Any]) -> None:

@@ -137,10 +137,16 @@ def test_callbacks__skorchs_epoch_scoring__records_accuracy(make, binary):
 
 def test_callbacks__learning_rate_scheduler__replaces_ours_and_leaves_no_optimizer(make, binary):
     scheduler = LRScheduler("StepLR", step_size=1, gamma=0.1)
-    clf = make(max_epochs=3, callbacks=[scheduler], early_stopping=False).fit(*binary)
+    clf = make(max_epochs=3, callbacks=[("rate", scheduler)], early_stopping=False).fit(*binary)
     rates = [epoch["learning_rate"] for epoch in clf.history_]
     np.testing.assert_allclose(rates, [5e-3, 5e-4, 5e-5])
     assert scheduler.lr_scheduler_ is None
+
+
+def test_callbacks__learning_rate_scheduler_class__replaces_ours(make, binary):
+    clf = make(max_epochs=2, callbacks=[LRScheduler], early_stopping=False).fit(*binary)
+    # The first rate of WarmRestartLR, skorch's default policy; ours would end the epoch near 0.
+    assert clf.history_[0]["learning_rate"] == 0.05
 
 
 def test_callbacks__skorchs_checkpoint__saves_the_best_epochs(make, binary, tmp_path):
