@@ -13,7 +13,6 @@ source_suffix = {".md": "markdown"}
 autosummary_generate = False  # numpydoc brings autosummary; the reference is one page
 default_role = "literal"
 
-myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 numpydoc_show_class_members = False

@@ -33,16 +33,18 @@ parser.add_argument("--max-epochs", type=int, default=5)
 
 
 def read_csv(file, text, label):
-    with open(file, newline="", encoding="utf-8") as lines:
+    csv.field_size_limit(2**31 - 1)
+    with open(file, newline="", encoding="utf-8-sig") as lines:
         rows = list(csv.DictReader(lines))
-    for column in (text, label):
-        if not rows or column not in rows[0]:
-            sys.exit(f"{file} has no column {column!r}; name it with --text or --label.")
+    for number, row in enumerate(rows, start=1):
+        for column in (text, label):
+            if row.get(column) is None:
+                sys.exit(f"{file} has no column {column!r} in row {number}: --text, --label?")
     return [row[text] for row in rows], [row[label] for row in rows]
 
 
 class EpochLines(Callback):
-    """Where there is no terminal for a bar per epoch, a line per epoch."""
+    """Where there is no terminal for a bar per epoch."""
 
     def on_epoch_end(self, net, **kwargs):
         loss, held_out = net.history[-1, ["train_loss", "valid_loss"]]
@@ -64,7 +66,7 @@ def main(data, text, label, max_epochs):
     X, y = load_docstring_topics() if data is None else read_csv(data, text, label)
     sizes = Counter(y).values()
     print(f"{len(X)} texts, {len(sizes)} classes of {min(sizes)} to {max(sizes)} texts")
-    strata = y if min(sizes) > 1 else None
+    strata = y if min(sizes) > 1 and len(y) >= 4 * len(sizes) else None
     parts = train_test_split(X, y, test_size=0.25, random_state=0, stratify=strata)
     baseline = make_pipeline(
         TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)),
@@ -87,8 +89,7 @@ def main(data, text, label, max_epochs):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "classifier.joblib")
         joblib.dump(classifier, file)
-        loaded = joblib.load(file)
-        same = (loaded.predict_proba(X_test) == classifier.predict_proba(X_test)).all()
+        same = (joblib.load(file).predict_proba(X_test) == classifier.predict_proba(X_test)).all()
         size = file.stat().st_size / 1e6
     print(f"\nSaved with joblib ({size:.0f} MB) and loaded again; same probabilities: {same}")
     sys.exit(0 if same else 1)

@@ -94,7 +94,7 @@ class KeepBest(Callback):
             self.best_index_, self.best_score_ = len(net.history) - 1, score
             # All of them, because a callback may freeze and unfreeze any.
             self.weights_ = {
-                name: weight.detach().cpu().clone()
+                name: weight.detach().to("cpu", copy=True)
                 for name, weight in net.module_.named_parameters()
             }
         if score > self.reference_ + self.tol:
@@ -178,4 +178,6 @@ def is_watched(verbose: int) -> bool:
     if not verbose or in_worker:
         return False
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
-    return sys.stderr.isatty() or hasattr(get_ipython(), "kernel")
+    # Without a console there is no stderr; what others put in its place may not be a file.
+    isatty = getattr(sys.stderr, "isatty", lambda: False)
+    return bool(isatty()) or hasattr(get_ipython(), "kernel")

@@ -57,7 +57,7 @@ class TransformerTextClassifier(
     learning_rate : float or "auto", default="auto"
         Peak learning rate of the backbone; the new head learns ten times faster. "auto" is
         2e-4 for a model of width 384 and falls with the square of the width (5e-5 for
-        BERT-base), at most 5e-4.
+        BERT-base [2]_), at most 5e-4.
     weight_decay : float, default=0.01
         Decoupled weight decay of AdamW [1]_; biases and norms are not decayed.
     warmup : float in [0, 1], default=0.1
@@ -80,7 +80,8 @@ class TransformerTextClassifier(
     n_iter_no_change : int, default=3
         Epochs in a row without improvement after which training stops.
     tol : float, default=0.0
-        Improvements of the score up to `tol` do not count.
+        Improvements of at most `tol` do not postpone stopping; the weights kept are still
+        those of the best score.
     scoring : "loss", str or callable, default="loss"
         How the held-out rows are scored: by their weighted cross-entropy, a scorer name of
         scikit-learn, or a callable ``scorer(estimator, X, y)``; greater is better. With
@@ -103,12 +104,13 @@ class TransformerTextClassifier(
         same.
     random_state : int, RandomState instance or None, default=None
         Decides the head's first weights, the held-out rows, the order of the batches and
-        dropout. The same int gives bit-identical results on the same machine. None takes a
+        dropout. The same int gives bit-identical results on the same machine's CPU. None takes a
         new seed from the operating system each time. Global random states are left as they
         were; for that, fits in threads of one process take turns.
     verbose : int or bool, default=1
-        If positive, shows a bar per epoch in terminals and notebooks; never in joblib's
-        workers or when the output goes to a file. 0 shows nothing.
+        If positive, shows a bar per epoch in terminals and notebooks; never in worker
+        processes, in threads other than the main one, or when standard error is not a
+        terminal. 0 shows nothing.
 
     Attributes
     ----------
@@ -281,7 +283,7 @@ class TransformerTextClassifier(
         PretrainedModelError
             When the pretrained model cannot be had.
         TrainingDivergedError
-            When the loss becomes infinite or not a number.
+            When a loss or the model's answers become infinite or not a number.
         """
         from sklearn_transformers._fitting import fine_tune
         from sklearn_transformers._targets import ClassCodec
@@ -471,6 +473,9 @@ class TransformerTextClassifier(
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
+        # A path of this system could not be read back on another.
+        if isinstance(state["model"], os.PathLike):
+            state["model"] = os.fspath(state["model"])
         if self._is_fitted():
             from sklearn_transformers._persistence import pack
 

@@ -87,7 +87,10 @@ def tokenise_rows(
     rows: Rows, class_weights: np.ndarray, tokenizer: Tokenizer, max_length: int
 ) -> LabelledTexts:
     """Token ids, codes, and class weight x sample weight."""
-    weights = rows.weights * class_weights[rows.codes]
+    # Each is brought below 1 first: sums and products of huge or tiny weights would not be finite.
+    by_row = rows.weights / rows.weights.max()
+    by_class = class_weights / max(class_weights.max(), np.finfo(float).tiny)
+    weights = by_row * by_class[rows.codes]
     total = weights.sum()
     if total == 0:
         raise ValueError(

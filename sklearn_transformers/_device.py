@@ -79,9 +79,11 @@ def resolve_precision(precision: str, device: str) -> str:
 
 
 def autocast(device: str, precision: str) -> torch.autocast:
-    """Mixed precision for the forward pass; does nothing for float32."""
-    dtype = DTYPES.get(precision)
-    return torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None)
+    """Mixed precision for the forward pass; none for float32, also inside a caller's block."""
+    dtype, kind = DTYPES.get(precision), torch.device(device).type
+    # torch empties its cache of cast weights only when the outermost block ends. Inside one of
+    # the caller's it would serve weights from before the last step; ours are used once anyway.
+    return torch.autocast(kind, dtype=dtype, enabled=dtype is not None, cache_enabled=False)
 
 
 def to_device(array: np.ndarray, device: str) -> torch.Tensor:

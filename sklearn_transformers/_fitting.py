@@ -2,6 +2,8 @@
 
 import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -26,7 +28,7 @@ from sklearn_transformers._data import (
     split_rows,
     tokenise_rows,
 )
-from sklearn_transformers._device import draw_seed, resolve_device, resolve_precision
+from sklearn_transformers._device import autocast, draw_seed, resolve_device, resolve_precision
 from sklearn_transformers._judge import Judge
 from sklearn_transformers._model import TextClassifier, default_learning_rate, head_dropout
 from sklearn_transformers._net import FineTuningNet, Recipe
@@ -108,11 +110,9 @@ def fine_tune(
         labels, weights = codec.classes[valid.codes], valid.weights if weigh_scores else None
         judge = Judge(estimator, codec.classes, valid.texts, labels, weights)
 
-    # The caller may stand inside a no_grad or inference_mode block.
-    seeding = seeded(int(rng.integers(2**63)), device)
-    with seeding, torch.inference_mode(False), torch.enable_grad():
+    with seeded(int(rng.integers(2**63)), device), _own_grad_mode(device):
         # 4. The model to start from.
-        model, tokenizer, padding = _start(estimator, len(codec.classes), proceed)
+        model, tokenizer, padding = _starting_model(estimator, len(codec.classes), proceed)
         n_epochs = 1 if one_epoch else int(estimator.max_epochs)
         recipe = _recipe(estimator, model, padding, device, precision, n_epochs)
         fitted = {
@@ -126,7 +126,7 @@ def fine_tune(
             "pooling_": model.pooling,
             "seed_": seed,
             "_padding": asdict(padding),
-            "_started_with": _start_of(estimator),
+            "_started_with": _start_parameters(estimator),
             "_n_features_out": model.width,
         }
 
@@ -154,6 +154,13 @@ def fine_tune(
         "best_epoch_": best["epoch"],
         "best_score_": best.get("valid_score"),
     }
+
+
+@contextmanager
+def _own_grad_mode(device: str) -> Iterator[None]:
+    """Step out of the no_grad, inference_mode or autocast block that the caller may stand in."""
+    with torch.inference_mode(False), torch.enable_grad(), autocast(device, "float32"):
+        yield
 
 
 def _train(
@@ -192,7 +199,7 @@ def _train(
 def _check_callbacks(callbacks: Any) -> list[Any]:
     callbacks = [] if callbacks is None else list(callbacks)
     for position, item in enumerate(callbacks):
-        if not hasattr(_callback(item), "on_train_begin"):
+        if not hasattr(_unwrap(item), "on_train_begin"):
             raise TypeError(
                 f"callbacks[{position}] is {item!r}; every callback must be a "
                 "skorch.callbacks.Callback, a class of one, or a (name, callback) tuple."
@@ -200,10 +207,10 @@ def _check_callbacks(callbacks: Any) -> list[Any]:
     return callbacks
 
 
-def _start_of(estimator: Any) -> dict[str, Any]:
+def _start_parameters(estimator: Any) -> dict[str, Any]:
     """The parameters that only a fresh start can change."""
     return {
-        "model": os.fspath(estimator.model),
+        "model": os.path.normpath(os.fspath(estimator.model)),
         "pooling": estimator.pooling,
         "dropout": estimator.dropout,
     }
@@ -212,16 +219,16 @@ def _start_of(estimator: Any) -> dict[str, Any]:
 def _check_start(estimator: Any, proceed: bool) -> None:
     if not proceed:
         return
-    for name, now in _start_of(estimator).items():
+    for name, now in _start_parameters(estimator).items():
         before = estimator._started_with[name]
-        if now != before:
+        if now != before and (name, now) != ("pooling", estimator.pooling_):
             raise ValueError(
                 f"Training goes on from a model that began with {name}={before!r}, but the "
                 f"parameter is now {name}={now!r}. Set it back, or fit a new estimator."
             )
 
 
-def _start(
+def _starting_model(
     estimator: Any, n_classes: int, proceed: bool
 ) -> tuple[TextClassifier, Tokenizer, Padding]:
     """The model that training starts from; never the very object that the estimator holds."""
@@ -236,7 +243,7 @@ def _start(
         tokenizer, backbone = pretrained.tokenizer, pretrained.backbone
         pooling = pretrained.pooling if estimator.pooling == "auto" else estimator.pooling
         dropout = head_dropout(backbone.config, estimator.dropout)
-        model = TextClassifier(backbone, pretrained.width, pooling, n_classes, dropout)
+        model = TextClassifier(backbone, pretrained.width, pooling, n_classes, dropout).draw_head()
         padding = Padding(pretrained.pad_id, 0, pretrained.masks_padding)
     longest = resolve_max_length(estimator.max_length, tokenizer, model.backbone)
     return model, tokenizer, replace(padding, longest=longest)
@@ -256,21 +263,21 @@ def _recipe(
         weight_decay=float(estimator.weight_decay),
         max_grad_norm=None if norm is None else float(norm),
         batch_size=int(estimator.batch_size),
-        max_epochs=int(max_epochs),
+        max_epochs=max_epochs,
         device=device,
         precision=precision,
         padding=padding,
     )
 
 
-def _callback(item: Any) -> Any:
+def _unwrap(item: Any) -> Any:
     """The callback itself, of what may be a (name, callback) tuple."""
     return item[1] if isinstance(item, tuple) and len(item) == 2 else item
 
 
 def _kind(item: Any) -> type:
     """The callback's class; skorch takes classes as well as instances."""
-    callback = _callback(item)
+    callback = _unwrap(item)
     return callback if isinstance(callback, type) else type(callback)
 
 
@@ -278,7 +285,7 @@ def _release(callbacks: list[Any]) -> None:
     """Take from the user's callbacks what would keep the training alive, and leave the rest."""
     training = torch.nn.Module | torch.optim.Optimizer | torch.optim.lr_scheduler.LRScheduler
     for item in callbacks:
-        callback = _callback(item)
+        callback = _unwrap(item)
         for name, value in list(vars(callback).items()):
             tensors = isinstance(value, dict) and any(map(torch.is_tensor, value.values()))
             if name.endswith("_") and (tensors or isinstance(value, training | NeuralNet)):

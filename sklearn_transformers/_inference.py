@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from sklearn_transformers._batching import Padding, pad, sorted_batches
-from sklearn_transformers._device import to_device
+from sklearn_transformers._device import autocast, to_device
 from sklearn_transformers._encoded import EncodedTexts
 
 __all__ = ["run"]
@@ -40,7 +40,8 @@ def run(
     outputs : ndarray of shape (n_texts, n_outputs), float32
     """
     batches, outputs = [], []
-    with torch.inference_mode():
+    # The caller may stand inside an autocast block: answers are float32 all the same.
+    with torch.inference_mode(), autocast(device, "float32"):
         for rows in sorted_batches(texts.lengths, np.arange(len(texts)), padding):
             input_ids, mask = pad(texts, rows, padding)
             output = forward(to_device(input_ids, device), to_device(mask, device))

@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ class Judge:
     Raises
     ------
     ValueError
-        When a scorer named by the user cannot score these labels at all. Found out before
+        When a scorer of scikit-learn cannot score these labels at all. Found out before
         anything is loaded, rather than after an epoch of training.
     """
 
@@ -50,7 +51,7 @@ class Judge:
             self.scorer = get_scorer(self.scoring)
             weighted = sample_weight is not None and _takes_weights(self.scorer)
             self.extra = {"sample_weight": sample_weight} if weighted else {}
-        if isinstance(self.scoring, str):
+        if self.scoring == "loss" or hasattr(self.scorer, "_score_func"):
             self._rehearse(classes)
 
     def meet(self, fitted: dict[str, Any]) -> None:
@@ -63,13 +64,17 @@ class Judge:
             return -loss
         # The answers are known: asked for these texts, the view does not compute them again.
         self.view._known_logits = (self.texts, logits)
-        score = float(self.scorer(self.view, self.texts, self.labels, **self.extra))
+        score = self.scorer(self.view, self.texts, self.labels, **self.extra)
+        if not isinstance(score, Real):
+            raise TypeError(
+                f"scoring={self.scoring!r} must give a number. Got {type(score).__name__} instead."
+            )
         if score != score:
             raise ValueError(
                 f"scoring={self.scoring!r} gave nan for the {len(self.texts)} validation rows: "
                 "it cannot tell which epoch is best. Hold out more rows, or score otherwise."
             )
-        return score
+        return float(score)
 
     def _rehearse(self, classes: np.ndarray) -> None:
         """Score made-up answers."""
@@ -78,7 +83,7 @@ class Judge:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self.score(np.zeros((len(self.texts), len(classes)), np.float32), 0.0)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(
                 f"scoring={self.scoring!r} cannot score the {len(self.texts)} validation rows, "
                 f"whose labels are {np.unique(self.labels).tolist()}: {error}"
@@ -86,5 +91,7 @@ class Judge:
 
 
 def _takes_weights(scorer: Any) -> bool:
-    parameters = inspect.signature(scorer).parameters.values()
+    # scikit-learn's scorers take weights themselves and leave it to their metric to refuse them.
+    asked = getattr(scorer, "_score_func", scorer)
+    parameters = inspect.signature(asked).parameters.values()
     return any(p.name == "sample_weight" or p.kind == p.VAR_KEYWORD for p in parameters)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 __all__ = ["TextClassifier", "default_learning_rate", "head_dropout", "parameter_groups"]
 
 # The head starts from nothing while the backbone is pretrained: it learns this much faster.
-# Measured in docs/design.md; the idea of separate rates is Howard & Ruder (2018), ULMFiT.
+# The idea of separate rates is Howard & Ruder (2018), ULMFiT.
 HEAD_RATE = 10.0
 
 # Where architectures keep the dropout in front of their own classification head.
@@ -51,16 +51,18 @@ class TextClassifier(nn.Module):
         self.width = width
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(width, n_classes, dtype=torch.float32)
+        # Left empty, so that rebuilding a stored model draws no random numbers.
+        self.head = nn.utils.skip_init(nn.Linear, width, n_classes, dtype=torch.float32)
+
+    def draw_head(self) -> "TextClassifier":
+        """Give the head its first weights: small random numbers and no bias."""
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+        return self
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Token ids and mask of shape (b, s) -> logits of shape (b, n_classes), float32."""
-        return self.classify(self.embed(input_ids, attention_mask))
-
-    def classify(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Pooled vectors of shape (b, hidden_size) -> logits of shape (b, n_classes), float32."""
+        vectors = self.embed(input_ids, attention_mask)
         # The head costs nothing, and bfloat16 logits would have two or three digits.
         with torch.autocast(vectors.device.type, enabled=False):
             logits: torch.Tensor = self.head(self.dropout(vectors))

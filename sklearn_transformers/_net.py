@@ -143,6 +143,8 @@ class FineTuningNet(NeuralNetClassifier):
         start = time.perf_counter()
         lengths = data.texts.lengths
         self._set_training(True)
+        if not any(weight.requires_grad for weight in self.module_.parameters()):
+            raise ValueError("callbacks froze every weight: nothing is left to train.")
         # Summed on the device: `.item()` would wait for the GPU every step.
         self.loss_sum_ = torch.zeros((), device=self.device)
         for step in training_steps(lengths, self.recipe.batch_size, self.rng):

@@ -1,5 +1,6 @@
 """A fitted model <-> plain bytes and strings, for pickles that name no foreign class."""
 
+import inspect
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._model import TextClassifier
-from sklearn_transformers._process import quiet, seeded
+from sklearn_transformers._process import quiet
 
 __all__ = ["pack", "unpack"]
 
@@ -57,10 +58,9 @@ def unpack(state: dict[str, Any], device: str) -> tuple[TextClassifier, Tokenize
             Path(folder, name).write_bytes(content)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         config = AutoConfig.from_pretrained(folder)
-        with seeded(0, "cpu"):  # the random weights that are overwritten cost nobody a number
-            backbone = _build(config, weights)
-            n_classes, width = weights["head.weight"].shape
-            model = TextClassifier(backbone, width, state["pooling"], n_classes, state["dropout"])
+        backbone = _build(config, weights)
+    n_classes, width = weights["head.weight"].shape
+    model = TextClassifier(backbone, width, state["pooling"], n_classes, state["dropout"])
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if set(missing) - _shared_names(model) or unexpected:
         raise ValueError(
@@ -71,7 +71,7 @@ def unpack(state: dict[str, Any], device: str) -> tuple[TextClassifier, Tokenize
 
 
 def _build(config: Config, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
-    """Build the backbone; given its weights, it does not draw random ones first."""
+    """Build the backbone around its weights, so that no random ones are drawn."""
     classes = MODEL_MAPPING[type(config)]
     if isinstance(classes, tuple):
         by_name = {cls.__name__: cls for cls in classes}
@@ -79,7 +79,11 @@ def _build(config: Config, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
         classes = (stated or classes)[0]
     prefix = "backbone."
     body = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-    return classes.from_pretrained(None, config=config, state_dict=body, dtype=torch.float32)
+    knows_switch = "add_pooling_layer" in inspect.signature(classes.__init__).parameters
+    switch = {"add_pooling_layer": False} if knows_switch else {}
+    return classes.from_pretrained(
+        None, config=config, state_dict=body, dtype=torch.float32, **switch
+    )
 
 
 def _shared_names(model: nn.Module) -> set[str]:

@@ -86,7 +86,7 @@ def load_pretrained(
     PretrainedModelError
         When there is no such model, or its files cannot be read or are not what they should be.
     """
-    name = os.fspath(model)
+    name = os.path.expanduser(os.fspath(model))
     source = _find(name)
     try:
         with quiet(downloads=show_downloads):
@@ -110,6 +110,8 @@ def load_pretrained(
             pad_id = _padding_id(tokenizer, config, n_known)
             width, masks_padding = _probe(tokenizer, backbone, pad_id)
             pooling = _own_pooling(source, tokenizer, config)
+    except MemoryError:
+        raise
     # A broken or half-downloaded checkpoint fails in as many ways as there are file formats.
     except Exception as error:
         raise PretrainedModelError(_explain(name, source, error)) from error

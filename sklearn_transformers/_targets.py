@@ -88,7 +88,7 @@ class ClassCodec:
         the row given twice.
         """
         if class_weight == "balanced":
-            mass = np.bincount(codes, weights=weights, minlength=len(self.classes))
+            mass = np.bincount(codes, weights / weights.max(), minlength=len(self.classes))
             present = mass > 0
             share = mass * present.sum() / mass.sum()
             return np.divide(1.0, share, out=np.zeros_like(share), where=present)

@@ -4,7 +4,7 @@ __all__ = ["InvalidTextError", "PretrainedModelError", "TrainingDivergedError"]
 
 
 class InvalidTextError(ValueError, TypeError):
-    """`X` cannot be read as one text per sample.
+    """`X` or `X_val` cannot be read as one text per sample.
 
     Both a ``ValueError`` and a ``TypeError``, like scikit-learn's own error for bad
     parameters, so that either ``except`` clause catches it.
@@ -16,4 +16,4 @@ class PretrainedModelError(OSError):
 
 
 class TrainingDivergedError(ArithmeticError):
-    """The training loss became infinite or not a number."""
+    """A loss or the model's answers became infinite or not a number while training."""

@@ -244,6 +244,12 @@ def test_progress__no_terminal__is_silent(make, binary, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("stream", [None, object()])
+def test_is_watched__stderr_that_is_no_file__is_not(monkeypatch, stream):
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert not is_watched(1)
+
+
 def test_is_watched__thread__is_not(terminal):
     terminal()
     answers = []

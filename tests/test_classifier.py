@@ -1,7 +1,5 @@
 import gc
 import inspect
-import pickle
-import random
 import warnings
 
 import numpy as np
@@ -14,19 +12,17 @@ from joblib import Parallel, delayed
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import get_scorer
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import get_tags
-from skorch.callbacks import Callback, Freezer
 
 from sklearn_transformers import InvalidTextError, PretrainedModelError, TransformerTextClassifier
 
 ANSWERS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "transform")
 
 
-# --- learning -------------------------------------------------------------------------------
+# --- learning --------------------------------------------------------------------------------
 
 
 def test_fit__three_classes__learns_them(make, three_classes):
@@ -44,7 +40,7 @@ def test_fit__default_model__learns_from_few_texts():
     assert clf.transform(X[:2]).shape == (2, 384)
 
 
-# --- inputs and labels ----------------------------------------------------------------------
+# --- inputs and labels -----------------------------------------------------------------------
 
 
 CONTAINERS = {
@@ -132,7 +128,7 @@ def test_fit__validation_fraction__decides_how_many_rows_train(make, binary, fra
     assert n_train * mean_tokens == pytest.approx(1, rel=0.1)
 
 
-# --- answers --------------------------------------------------------------------------------
+# --- answers ---------------------------------------------------------------------------------
 
 
 def test_answers__binary__have_scikit_learns_shapes_and_signs(make, binary):
@@ -187,7 +183,7 @@ def test_set_output__pandas__keeps_the_index(make, binary):
     assert isinstance(clf.transform(X), pd.DataFrame)
 
 
-# --- scikit-learn's contract ----------------------------------------------------------------
+# --- scikit-learn's contract -----------------------------------------------------------------
 
 
 def test_signature__parameters__are_keyword_only_after_model():
@@ -313,302 +309,7 @@ def test_fit__no_labels__is_refused(make):
         make().fit(["a", "b"], None)
 
 
-# --- scoring --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scoring", ["accuracy", "f1_macro", "neg_log_loss", "roc_auc_ovr"])
-def test_scoring__scorer_name__is_what_the_scorer_says_of_the_result(make, three_classes, scoring):
-    X, y = three_classes
-    X_val, y_val = toy_texts(60, classes=("bad", "good", "plain"), seed=7)
-    clf = make(scoring=scoring, max_epochs=4).fit(X, y, X_val=X_val, y_val=y_val)
-    assert clf.best_score_ == pytest.approx(get_scorer(scoring)(clf, X_val, y_val), abs=1e-9)
-    assert clf.best_score_ == max(epoch["valid_score"] for epoch in clf.history_)
-
-
-def test_scoring__callable__gets_estimator_texts_and_labels(make, three_classes):
-    X, y = three_classes
-    seen = []
-
-    def half_of_them(estimator, X_val, y_val):
-        seen.append((estimator.predict(X_val), estimator.predict(X_val[:5]), X_val, y_val))
-        assert estimator.transform(X_val[:5]).shape == (5, 32)
-        return estimator.score(X_val, y_val)
-
-    clf = make(scoring=half_of_them, max_epochs=2).fit(X, y)
-    every, first, X_val, y_val = seen[-1]
-    np.testing.assert_array_equal(every[:5], first)
-    assert set(X_val) <= set(X)
-    assert set(y_val) <= set(y)
-    assert clf.n_iter_ == len(seen) == 2
-
-
-def test_scoring__sample_weight__reaches_the_scorer(make, binary):
-    X, y = binary
-    seen = []
-
-    def scorer(estimator, X_val, y_val, sample_weight=None):
-        seen.append(sample_weight)
-        return 0.0
-
-    weights = np.arange(1.0, 201.0)
-    make(scoring=scorer, max_epochs=1).fit(X, y, sample_weight=weights)
-    assert len(seen[0]) == 20
-    assert set(seen[0]) <= set(weights)
-    make(scoring=scorer, max_epochs=1).fit(X, y)
-    assert seen[1] is None
-
-
-@pytest.mark.parametrize("scoring", ["f1", "average_precision", "neg_log_loss"])
-def test_scoring__scorer_that_cannot_work__is_refused_before_loading(make, binary, scoring):
-    X, y = binary
-    labels = ["rare", *y[1:]]
-    clf = make(model="/no/such/folder", scoring=scoring)
-    with pytest.raises(ValueError, match=f"scoring='{scoring}' cannot score the 20 validation"):
-        clf.fit(X, labels)
-
-
-def test_scoring__nan__is_refused(make, binary):
-    with pytest.raises(ValueError, match="gave nan for the 20 validation rows"):
-        make(scoring=lambda *_: float("nan")).fit(*binary)
-
-
-def test_scoring__minus_infinity__keeps_the_first_epoch(make, binary):
-    clf = make(scoring=lambda *_: -np.inf, n_iter_no_change=2).fit(*binary)
-    assert (clf.n_iter_, clf.best_epoch_, clf.best_score_) == (2, 1, -np.inf)
-
-
-def test_scoring__callable_without_weights__is_called_without(make, binary):
-    def scorer(estimator, X_val, y_val):
-        return estimator.score(X_val, y_val)
-
-    X, y = binary
-    clf = make(scoring=scorer, max_epochs=1).fit(X, y, sample_weight=np.arange(1, 201))
-    assert 0 <= clf.best_score_ <= 1
-
-
-def test_scoring__refit__scorer_sees_no_attribute_of_the_last_fit(make, binary):
-    seen = []
-
-    def scorer(estimator, X_val, y_val):
-        seen.append(hasattr(estimator, "n_iter_"))
-        return 0.0
-
-    clf = make(scoring=scorer, max_epochs=1).fit(*binary)
-    clf.fit(*binary)
-    assert seen == [False, False]
-
-
-def test_scoring__every_epoch__runs_the_model_once(make, three_classes, monkeypatch):
-    from sklearn_transformers import _model
-
-    X, y = three_classes
-    X_val, y_val = X[:50], y[:50]
-    texts_read = []
-    original = _model.TextClassifier.forward
-
-    def counting(self, input_ids, attention_mask):
-        if not self.training:
-            texts_read.append(len(input_ids))
-        return original(self, input_ids, attention_mask)
-
-    monkeypatch.setattr(_model.TextClassifier, "forward", counting)
-    make(scoring="f1_macro", max_epochs=2).fit(X, y, X_val=X_val, y_val=y_val)
-    assert sum(texts_read) == 2 * 50 + 32  # and a look at one batch in the end
-
-
-# --- seeds ----------------------------------------------------------------------------------
-
-
-def weights_of(clf):
-    return torch.cat([p.detach().flatten() for p in clf.model_.parameters()])
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_random_state__same__is_bit_identical(make, three_classes, precision):
-    first, second = (make(precision=precision, max_epochs=3).fit(*three_classes) for _ in range(2))
-    assert torch.equal(weights_of(first), weights_of(second))
-    assert first.best_score_ == second.best_score_
-
-
-def test_random_state__other__differs(make, three_classes):
-    first, second = (make(random_state=s, max_epochs=1).fit(*three_classes) for s in (0, 1))
-    assert not torch.equal(weights_of(first), weights_of(second))
-
-
-def test_random_state__none__can_be_repeated_with_seed(make, three_classes):
-    first = make(random_state=None, max_epochs=1).fit(*three_classes)
-    second = make(random_state=first.seed_, max_epochs=1).fit(*three_classes)
-    assert torch.equal(weights_of(first), weights_of(second))
-    third = make(random_state=None, max_epochs=1).fit(*three_classes)
-    assert third.seed_ != first.seed_
-
-
-@pytest.mark.parametrize("random_state", [None, 0])
-def test_random_state__global_states__are_untouched(make, binary, random_state):
-    def states():
-        legacy = np.random.get_state()  # noqa: NPY002
-        return torch.get_rng_state(), legacy[1].copy(), legacy[2], random.getstate()
-
-    before = states()
-    clf = make(random_state=random_state, max_epochs=1).fit(*binary)
-    clf.predict(binary[0])
-    pickle.loads(pickle.dumps(clf))
-    after = states()
-    assert torch.equal(before[0], after[0])
-    np.testing.assert_array_equal(before[1], after[1])
-    assert before[2:] == after[2:]
-
-
-# --- going on -------------------------------------------------------------------------------
-
-
-def test_warm_start__second_fit__goes_on(make, three_classes):
-    X, y = three_classes
-    clf = make(warm_start=True, max_epochs=3, early_stopping=False).fit(X, y)
-    first = clf.history_[-1]["train_loss"]
-    clf.fit(X, y)
-    assert clf.n_iter_ == 6
-    assert [epoch["epoch"] for epoch in clf.history_] == [1, 2, 3, 4, 5, 6]
-    assert clf.history_[3]["train_loss"] < 1.2 * first
-    assert clf.best_epoch_ == 6
-
-
-def test_warm_start__off__starts_over(make, three_classes):
-    X, y = three_classes
-    clf = make(max_epochs=2).fit(X, y)
-    first = weights_of(clf)
-    assert torch.equal(weights_of(clf.fit(X, y)), first)
-    assert clf.n_iter_ == 2
-
-
-def test_warm_start__best_epoch_of_second_fit__is_counted_over_both(make, three_classes):
-    X, y = three_classes
-    clf = make(warm_start=True, max_epochs=10, n_iter_no_change=2, learning_rate=0.02).fit(X, y)
-    n_first = clf.n_iter_
-    clf.fit(X, y)
-    later = [epoch["valid_score"] for epoch in clf.history_[n_first:]]
-    assert clf.best_epoch_ == n_first + int(np.argmax(later)) + 1
-    assert clf.best_score_ == max(later)
-
-
-def test_warm_start__other_classes__are_refused(make, three_classes):
-    X, y = three_classes
-    clf = make(warm_start=True, max_epochs=1).fit(X, y)
-    with pytest.raises(ValueError, match="same classes as in the previous call to fit"):
-        clf.fit(X, [label.replace("plain", "good") for label in y])
-
-
-@pytest.mark.parametrize("changed", [{"model": "gpt2"}, {"pooling": "max"}, {"dropout": 0.7}])
-def test_going_on__with_another_kind_of_model__is_refused(make, three_classes, changed):
-    X, y = three_classes
-    clf = make(warm_start=True, max_epochs=1).fit(X, y).set_params(**changed)
-    (name,) = changed
-    for go_on in (clf.fit, clf.partial_fit):
-        with pytest.raises(ValueError, match=rf"began with {name}=.*the parameter is now {name}="):
-            go_on(X, y)
-
-
-def test_going_on__bad_parameter__is_named(make, three_classes):
-    X, y = three_classes
-    clf = make(warm_start=True, max_epochs=1).fit(X, y)
-    for changed in ({"device": "foo"}, {"batch_size": 0}):
-        clf = clone(clf).fit(X, y).set_params(**changed)
-        for go_on in (clf.fit, clf.partial_fit):
-            with pytest.raises(ValueError, match=f"The '{next(iter(changed))}' parameter"):
-                go_on(X, y)
-        clf.set_params(device="cpu", batch_size=32)
-
-
-def test_going_on__after_a_freezer__trains_everything_again(make, three_classes):
-    X, y = three_classes
-    clf = make(warm_start=True, max_epochs=2, callbacks=[Freezer("backbone.*")]).fit(X, y)
-    assert all(p.requires_grad for p in clf.model_.parameters())
-    before = clf.model_.backbone.state_dict()
-    before = {name: weight.clone() for name, weight in before.items()}
-    clf.set_params(callbacks=None).fit(X, y)
-    after = clf.model_.backbone.state_dict()
-    assert not all(torch.equal(before[name], after[name]) for name in before)
-
-
-def test_warm_start__failing__keeps_the_model_bit_by_bit(make, three_classes):
-    clf = make(warm_start=True, max_epochs=2).fit(*three_classes)
-    before, history = weights_of(clf), list(clf.history_)
-    clf.set_params(learning_rate=1e30, max_grad_norm=None)
-    with pytest.raises(ArithmeticError):
-        clf.fit(*three_classes)
-    assert torch.equal(weights_of(clf), before)
-    assert clf.history_ == history
-
-
-def test_partial_fit__epoch_by_epoch__learns(make, three_classes):
-    X, y = three_classes
-    clf = make()
-    for _ in range(8):
-        clf.partial_fit(X, y, classes=["bad", "good", "plain"])
-    assert clf.n_iter_ == 8
-    assert clf.score(X, y) > 0.8
-    assert clf.best_score_ is None
-
-
-def test_partial_fit__batches_with_missing_classes__keep_all_classes(make):
-    clf = make().partial_fit(["good"], ["a"], classes=["c", "a", "b"])
-    clf.partial_fit(["bad"], ["b"])
-    assert list(clf.classes_) == ["a", "b", "c"]
-    assert clf.predict_proba(["meal"]).shape == (1, 3)
-
-
-def test_partial_fit__after_fit__goes_on(make, three_classes):
-    X, y = three_classes
-    clf = make(max_epochs=2).fit(X, y)
-    before = weights_of(clf)
-    clf.partial_fit(X[:10], y[:10])
-    assert clf.n_iter_ == 3
-    assert not torch.equal(weights_of(clf), before)
-
-
-def test_partial_fit__two_calls__do_not_repeat_the_same_shuffle(make, three_classes):
-    X, y = three_classes
-    seen = []
-
-    class Batches(Callback):
-        def on_batch_end(self, net, batch, **kwargs):
-            seen[-1].append(batch[0]["input_ids"].tolist())
-
-    clf = make(callbacks=[Batches()])
-    for _ in range(2):
-        seen.append([])
-        clf.partial_fit(X, y, classes=np.unique(y))
-    assert sorted(map(len, seen[0])) == sorted(map(len, seen[1]))
-    assert seen[0] != seen[1]
-
-
-PARTIAL_FIT_ERRORS = {
-    "no classes": ({}, "classes must be passed on the first call to partial_fit"),
-    "unseen label": ({"classes": ["no", "maybe"]}, r"\['yes'\] in y do not exist in the initial"),
-}
-
-
-@pytest.mark.parametrize("kind", PARTIAL_FIT_ERRORS)
-def test_partial_fit__first_call_wrong__leaves_unfitted(make, binary, kind):
-    arguments, message = PARTIAL_FIT_ERRORS[kind]
-    clf = make()
-    with pytest.raises(ValueError, match=message):
-        clf.partial_fit(*binary, **arguments)
-    assert not hasattr(clf, "classes_")
-
-
-def test_partial_fit__other_classes_later__are_refused(make, binary):
-    clf = make().partial_fit(*binary, classes=["no", "yes"])
-    with pytest.raises(ValueError, match="is not the same as on last call"):
-        clf.partial_fit(*binary, classes=["no", "yes", "maybe"])
-
-
-def test_partial_fit__balanced__is_refused_as_in_scikit_learn(make, binary):
-    with pytest.raises(ValueError, match="'balanced' is not supported by partial_fit"):
-        make(class_weight="balanced").partial_fit(*binary, classes=["no", "yes"])
-
-
-# --- in company -----------------------------------------------------------------------------
+# --- in company ------------------------------------------------------------------------------
 
 
 def test_pipeline_grid_search__cleaning_and_rate__finds_the_better(make, three_classes):
@@ -660,7 +361,7 @@ def test_fit__no_terminal__prints_and_warns_nothing(make, binary, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-# --- on a GPU -------------------------------------------------------------------------------
+# --- on a GPU --------------------------------------------------------------------------------
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -67,7 +67,7 @@ def test_example__any__is_short(path):
 
 def test_quickstart__csv__is_read(tmp_path):
     file = tmp_path / "data.csv"
-    file.write_text('stars,review\n5,"good, really"\n1,"bad\nvery"\n', encoding="utf-8")
+    file.write_text('stars,review\n5,"good, really"\n1,"bad\nvery"\n', encoding="utf-8-sig")
     texts, labels = load_quickstart().read_csv(file, "review", "stars")
     assert texts == ["good, really", "bad\nvery"]
     assert labels == ["5", "1"]
@@ -76,7 +76,7 @@ def test_quickstart__csv__is_read(tmp_path):
 def test_quickstart__wrong_column__says_which(tmp_path):
     file = tmp_path / "data.csv"
     file.write_text("a,b\n1,2\n", encoding="utf-8")
-    with pytest.raises(SystemExit, match="has no column 'review'"):
+    with pytest.raises(SystemExit, match="has no column 'review' in row 1"):
         load_quickstart().read_csv(file, "review", "b")
 
 

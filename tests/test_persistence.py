@@ -4,10 +4,12 @@ import pickletools
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import joblib
 import numpy as np
 import pytest
+import torch
 from conftest import ARCHITECTURES
 from safetensors.torch import load, save
 from sklearn.base import clone
@@ -88,6 +90,19 @@ def test_pickle__tokenizer_with_several_chat_templates__comes_back(fitted):
     loaded = pickle.loads(pickle.dumps(clf))
     assert loaded.tokenizer_.chat_template == clf.tokenizer_.chat_template
     np.testing.assert_array_equal(loaded.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
+
+
+def test_pickle__path_as_model__becomes_a_str(checkpoints, binary, make):
+    clf = make(model=Path(checkpoints["bert"]), max_epochs=1).fit(*binary)
+    assert b"pathlib" not in pickle.dumps(clf)
+    assert pickle.loads(pickle.dumps(clf)).model == checkpoints["bert"]
+
+
+def test_unpickle__random_state__is_not_touched(fitted):
+    content = pickle.dumps(fitted)
+    before = torch.get_rng_state()
+    pickle.loads(content)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_pickle__unfitted__stays_unfitted(make):

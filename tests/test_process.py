@@ -68,6 +68,16 @@ def test_quiet__settings_of_the_user__come_back(loading_on, hub_on, downloads):
     assert logger.level == level
 
 
+@pytest.mark.usefixtures("bars")
+def test_quiet__bars_of_one_group_switched_off__stay_off():
+    hub.disable_progress_bars("a.group")
+    with quiet():
+        pass
+    assert hub.are_progress_bars_disabled("a.group")
+    assert not hub.are_progress_bars_disabled("another")
+    hub.enable_progress_bars("a.group")
+
+
 def test_quiet__logger_without_a_level__stays_without():
     logger = logging.getLogger("transformers")
     level = logger.level
