@@ -4,7 +4,7 @@ import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -86,8 +86,9 @@ def fine_tune(
     """
     # 1. Read the data and the parameters; what is wrong with them is said before any loading.
     texts = check_texts(X)
-    codec = ClassCodec.learn(y) if codec is None else codec
-    rows = read_rows(codec, texts, y, sample_weight)
+    labels = ClassCodec.read(y)
+    codec = ClassCodec.learn(labels) if codec is None else codec
+    rows = read_rows(codec, texts, labels, sample_weight)
     valid = read_validation(codec, X_val, y_val)
     callbacks = _check_callbacks(estimator.callbacks)
     _check_start(estimator, proceed)
@@ -107,8 +108,8 @@ def fine_tune(
     class_weights = codec.class_weights(estimator.class_weight, train.codes, train.weights)
     judge = None
     if valid is not None:
-        labels, weights = codec.classes[valid.codes], valid.weights if weigh_scores else None
-        judge = Judge(estimator, codec.classes, valid.texts, labels, weights)
+        y_valid, weights = codec.classes[valid.codes], valid.weights if weigh_scores else None
+        judge = Judge(estimator, codec.classes, valid.texts, y_valid, weights)
 
     with seeded(int(rng.integers(2**63)), device), _own_grad_mode(device):
         # 4. The model to start from.
@@ -235,7 +236,7 @@ def _starting_model(
     if proceed:
         # Training works on a copy: should it fail, the estimator still has what it had.
         model, tokenizer = copy.deepcopy(estimator.model_), estimator.tokenizer_
-        padding = Padding(**estimator._padding)
+        known = estimator._padding
     else:
         pretrained = load_pretrained(
             estimator.model, dropout=estimator.dropout, show_downloads=is_watched(estimator.verbose)
@@ -244,9 +245,9 @@ def _starting_model(
         pooling = pretrained.pooling if estimator.pooling == "auto" else estimator.pooling
         dropout = head_dropout(backbone.config, estimator.dropout)
         model = TextClassifier(backbone, pretrained.width, pooling, n_classes, dropout).draw_head()
-        padding = Padding(pretrained.pad_id, 0, pretrained.masks_padding)
+        known = {"pad_id": pretrained.pad_id, "masked": pretrained.masks_padding}
     longest = resolve_max_length(estimator.max_length, tokenizer, model.backbone)
-    return model, tokenizer, replace(padding, longest=longest)
+    return model, tokenizer, Padding(**(known | {"longest": longest}))
 
 
 def _recipe(

@@ -47,11 +47,14 @@ class Judge:
         # which would send the weights of an earlier fit through a pickle.
         self.view = object.__new__(type(estimator))
         self.meet({name: v for name, v in vars(estimator).items() if not name.endswith("_")})
-        if self.scoring != "loss":
-            self.scorer = get_scorer(self.scoring)
-            weighted = sample_weight is not None and _takes_weights(self.scorer)
-            self.extra = {"sample_weight": sample_weight} if weighted else {}
-        if self.scoring == "loss" or hasattr(self.scorer, "_score_func"):
+        if self.scoring == "loss":
+            return
+        self.scorer = get_scorer(self.scoring)
+        # scikit-learn's scorers take weights themselves and leave it to their metric to refuse.
+        metric = getattr(self.scorer, "_score_func", None)
+        weighted = sample_weight is not None and _takes_weights(metric or self.scorer)
+        self.extra = {"sample_weight": sample_weight} if weighted else {}
+        if metric is not None:
             self._rehearse(classes)
 
     def meet(self, fitted: dict[str, Any]) -> None:
@@ -90,8 +93,6 @@ class Judge:
             ) from error
 
 
-def _takes_weights(scorer: Any) -> bool:
-    # scikit-learn's scorers take weights themselves and leave it to their metric to refuse them.
-    asked = getattr(scorer, "_score_func", scorer)
-    parameters = inspect.signature(asked).parameters.values()
+def _takes_weights(function: Any) -> bool:
+    parameters = inspect.signature(function).parameters.values()
     return any(p.name == "sample_weight" or p.kind == p.VAR_KEYWORD for p in parameters)

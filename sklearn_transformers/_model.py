@@ -8,6 +8,8 @@ from torch import nn
 from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedModel
 
+from sklearn_transformers._device import autocast
+
 __all__ = ["TextClassifier", "default_learning_rate", "head_dropout", "parameter_groups"]
 
 # The head starts from nothing while the backbone is pretrained: it learns this much faster.
@@ -64,7 +66,7 @@ class TextClassifier(nn.Module):
         """Token ids and mask of shape (b, s) -> logits of shape (b, n_classes), float32."""
         vectors = self.embed(input_ids, attention_mask)
         # The head costs nothing, and bfloat16 logits would have two or three digits.
-        with torch.autocast(vectors.device.type, enabled=False):
+        with autocast(vectors.device.type, "float32"):
             logits: torch.Tensor = self.head(self.dropout(vectors))
         return logits
 

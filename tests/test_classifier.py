@@ -95,8 +95,9 @@ def test_fit_predict__labels_of_any_kind__come_back_like_logistic_regression(
 
 def test_fit__column_labels__warns_as_scikit_learn(make, binary):
     X, y = binary
-    with pytest.warns(UserWarning, match="column-vector y was passed"):
+    with pytest.warns(UserWarning, match="column-vector y was passed") as caught:
         make(max_epochs=1).fit(X, np.array(y)[:, None])
+    assert len(caught) == 1
 
 
 def test_fit__four_rows__works(make):

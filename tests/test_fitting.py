@@ -9,8 +9,6 @@ import torch
 from sklearn.base import clone
 from skorch.callbacks import Callback, Freezer
 
-ANSWERS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "transform")
-
 
 def weights_of(clf):
     return torch.cat([p.detach().flatten() for p in clf.model_.parameters()])

@@ -3,8 +3,6 @@ import pytest
 from conftest import toy_texts
 from sklearn.metrics import f1_score, get_scorer, make_scorer
 
-ANSWERS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "transform")
-
 
 @pytest.mark.parametrize("scoring", ["accuracy", "f1_macro", "neg_log_loss", "roc_auc_ovr"])
 def test_scoring__scorer_name__is_what_the_scorer_says_of_the_result(make, three_classes, scoring):
