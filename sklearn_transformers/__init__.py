@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sklearn_transformers._cache import clear_cache, set_cache_size
     from sklearn_transformers._classifier import TransformerTextClassifier
     from sklearn_transformers.exceptions import (
         InvalidTextError,
@@ -18,6 +19,8 @@ _HOME = {
     "InvalidTextError": "sklearn_transformers.exceptions",
     "PretrainedModelError": "sklearn_transformers.exceptions",
     "TrainingDivergedError": "sklearn_transformers.exceptions",
+    "clear_cache": "sklearn_transformers._cache",
+    "set_cache_size": "sklearn_transformers._cache",
 }
 
 __all__ = [
@@ -26,6 +29,8 @@ __all__ = [
     "TrainingDivergedError",
     "TransformerTextClassifier",
     "__version__",
+    "clear_cache",
+    "set_cache_size",
 ]
 
 

@@ -1,9 +1,7 @@
 """What happens around the epochs: schedule, validation score, best weights, progress."""
 
-import multiprocessing
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +9,24 @@ from typing import Any
 import numpy as np
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, LRScheduler
 from tqdm import tqdm
 
-__all__ = ["KeepBest", "LinearSchedule", "Progress", "ValidationScore", "is_watched"]
+from sklearn_transformers._compat import FitTask
+from sklearn_transformers._process import is_one_of_many, is_worker
+
+__all__ = [
+    "EpochTasks",
+    "KeepBest",
+    "LinearSchedule",
+    "Progress",
+    "ValidationScore",
+    "check_callbacks",
+    "has_schedule",
+    "is_watched",
+    "release",
+    "shows_epochs",
+]
 
 
 class LinearSchedule(Callback):
@@ -112,6 +124,30 @@ class KeepBest(Callback):
                 weight.copy_(self.weights_[name])
 
 
+class EpochTasks(Callback):
+    """Tells scikit-learn's own callbacks (``sklearn.callback``) of each epoch.
+
+    Parameters
+    ----------
+    task : FitTask
+        The task that the epochs are part of.
+    fitted : dict
+        The attributes with which the estimator could answer after this epoch.
+    """
+
+    def __init__(self, task: FitTask, fitted: dict[str, Any]) -> None:
+        self.task = task
+        self.fitted = fitted
+
+    def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        self.epoch_ = self.task.epoch()
+
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        net.module_.eval()  # whoever asks for predictions now gets those of a fitted model
+        wants_stop = self.epoch_.end(self.fitted)
+        net.stop_training = net.stop_training or wants_stop
+
+
 class Progress(Callback):
     """One bar per epoch on standard error, with the loss and the validation score.
 
@@ -171,13 +207,49 @@ class Progress(Callback):
 
 def is_watched(verbose: int) -> bool:
     """Whether somebody sees a bar: a terminal or a notebook, and not a worker's."""
-    in_worker = (
-        multiprocessing.current_process().name != "MainProcess"
-        or threading.current_thread() is not threading.main_thread()
-    )
-    if not verbose or in_worker:
+    if not verbose or is_worker():
         return False
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
     # Without a console there is no stderr; what others put in its place may not be a file.
     isatty = getattr(sys.stderr, "isatty", lambda: False)
     return bool(isatty()) or hasattr(get_ipython(), "kernel")
+
+
+def shows_epochs(verbose: int) -> bool:
+    """Whether a fit shows its epochs: not where it is one of many, which tell of themselves."""
+    return is_watched(verbose) and not is_one_of_many()
+
+
+def check_callbacks(callbacks: Any) -> list[Any]:
+    """The user's callbacks as a list of our own."""
+    callbacks = [] if callbacks is None else list(callbacks)
+    for position, item in enumerate(callbacks):
+        if not hasattr(_unwrap(item), "on_train_begin"):
+            raise TypeError(
+                f"callbacks[{position}] is {item!r}; every callback must be a "
+                "skorch.callbacks.Callback, a class of one, or a (name, callback) tuple."
+            )
+    return callbacks
+
+
+def _unwrap(item: Any) -> Any:
+    """The callback itself, of what may be a (name, callback) tuple."""
+    return item[1] if isinstance(item, tuple) and len(item) == 2 else item
+
+
+def has_schedule(callbacks: list[Any]) -> bool:
+    """Whether one of the callbacks, or classes of such, sets the learning rate."""
+    unwrapped = map(_unwrap, callbacks)
+    kinds = [item if isinstance(item, type) else type(item) for item in unwrapped]
+    return any(issubclass(kind, LRScheduler) for kind in kinds)
+
+
+def release(callbacks: list[Any]) -> None:
+    """Take from the user's callbacks what would keep the training alive, and leave the rest."""
+    training = torch.nn.Module | torch.optim.Optimizer | torch.optim.lr_scheduler.LRScheduler
+    for item in callbacks:
+        callback = _unwrap(item)
+        for name, value in list(vars(callback).items()):
+            tensors = isinstance(value, dict) and any(map(torch.is_tensor, value.values()))
+            if name.endswith("_") and (tensors or isinstance(value, training | NeuralNet)):
+                setattr(callback, name, None)

@@ -18,14 +18,24 @@ from sklearn.base import (
 from sklearn.metrics import get_scorer_names
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_transformers._compat import Interval, StrOptions, fit_context
+from sklearn_transformers._compat import (
+    CallbackSupportMixin,
+    FitTask,
+    Interval,
+    StrOptions,
+    fit_context,
+)
 from sklearn_transformers._validation import check_texts
 
 __all__ = ["TransformerTextClassifier"]
 
 
 class TransformerTextClassifier(
-    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    ClassifierMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Text classifier that fine-tunes a pretrained Transformer.
 
@@ -249,7 +259,14 @@ class TransformerTextClassifier(
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
     ) -> Self:
         """Fine-tune the model on texts and labels.
 
@@ -265,6 +282,8 @@ class TransformerTextClassifier(
             Texts to validate on, instead of held-out rows of `X`.
         y_val : array-like of shape (n_val,), default=None
             Their labels.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Their weights in the validation loss, and in `scoring` where the scorer takes them.
 
         Returns
         -------
@@ -298,10 +317,21 @@ class TransformerTextClassifier(
                     f"previous call to fit. Previously got {self.classes_.tolist()}, `y` has "
                     f"{codec.classes.tolist()}."
                 )
+        task = FitTask.of_fit(self, X, y, sample_weight, self.max_epochs)
         fitted = fine_tune(
-            self, X, y, sample_weight, X_val=X_val, y_val=y_val, codec=codec, proceed=proceed
+            self,
+            X,
+            y,
+            sample_weight,
+            X_val=X_val,
+            y_val=y_val,
+            sample_weight_val=sample_weight_val,
+            codec=codec,
+            proceed=proceed,
+            task=task,
         )
         self.__dict__.update(fitted)
+        task.end({})
         return self
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -470,6 +500,12 @@ class TransformerTextClassifier(
         tags.input_tags.two_d_array = False
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+    def __copy__(self) -> Self:
+        """Shallow, as for any object: not by way of `__getstate__`, which packs the weights."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())

@@ -1,15 +1,69 @@
-"""The only imports of names that scikit-learn keeps private.
+"""The only imports of names that scikit-learn keeps private, or that not every version has.
 
-They are what scikit-learn's own estimators are built from and have been stable since 1.3;
-should one move, this is the only module to change.
+The private ones are what scikit-learn's own estimators are built from and have been stable
+since 1.3; should one move, this is the only module to change.
 """
+
+from typing import Any
 
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import _check_y as check_y
 
+try:
+    from sklearn.callback import CallbackSupportMixin
+except ImportError:  # scikit-learn < 1.9 has no callbacks
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Nobody can have set a callback."""
+
+
+class FitTask:
+    """A `fit`, or an epoch of one, as scikit-learn's own callbacks are told of it.
+
+    Nothing happens where scikit-learn has no callbacks. `fit_context` tidies up after them.
+
+    Parameters
+    ----------
+    context : sklearn.callback.CallbackContext or None
+    arguments : dict
+        What the callbacks are passed: `estimator`, `X`, `y` and `metadata`.
+    """
+
+    def __init__(self, context: Any, arguments: dict[str, Any]) -> None:
+        self.context = context
+        self.arguments = arguments
+
+    @classmethod
+    def of_fit(cls, estimator: Any, X: Any, y: Any, sample_weight: Any, n_epochs: int) -> "FitTask":
+        """Begin a whole `fit`."""
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        arguments = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
+        open_context = getattr(estimator, "_init_callback_context", None)
+        context = None if open_context is None else open_context(max_subtasks=n_epochs)
+        return cls(context, arguments)._begin()
+
+    def epoch(self) -> "FitTask":
+        """Begin the next epoch."""
+        context = None if self.context is None else self.context.subcontext(task_name="epoch")
+        return FitTask(context, self.arguments)._begin()
+
+    def _begin(self) -> "FitTask":
+        if self.context is not None:
+            self.context.call_on_fit_task_begin(**self.arguments)
+        return self
+
+    def end(self, fitted: dict[str, Any]) -> bool:
+        """Whether a callback wants training to stop; `fitted` makes the estimator answer."""
+        return self.context is not None and self.context.call_on_fit_task_end(
+            **self.arguments, reconstruction_attributes=fitted
+        )
+
+
 __all__ = [
+    "CallbackSupportMixin",
+    "FitTask",
     "Interval",
     "InvalidParameterError",
     "StrOptions",

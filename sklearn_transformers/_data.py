@@ -44,25 +44,33 @@ class LabelledTexts:
         return len(self.codes)
 
 
-def read_rows(codec: ClassCodec, texts: list[str], y: Any, sample_weight: Any) -> Rows:
-    """Check what goes with the texts. Rows of weight 0 leave here: they are as good as absent."""
-    codes = codec.encode(y)
-    check_same_length(texts, codes, "X, y")
-    rows = Rows(texts, codes, check_weights(sample_weight, texts))
+def read_rows(
+    codec: ClassCodec, texts: list[str], y: Any, sample_weight: Any, *, suffix: str = ""
+) -> Rows:
+    """Check what goes with the texts. Rows of weight 0 leave here: they are as good as absent.
+
+    `suffix` is what the user's names for these arrays end with: "_val" or nothing.
+    """
+    codes = codec.encode(y, name=f"y{suffix}")
+    check_same_length(texts, codes, f"X{suffix}, y{suffix}")
+    weights = check_weights(sample_weight, texts, name=f"sample_weight{suffix}")
+    rows = Rows(texts, codes, weights)
     return rows if rows.weights.all() else rows.take(np.flatnonzero(rows.weights))
 
 
-def read_validation(codec: ClassCodec, X_val: Any, y_val: Any) -> Rows | None:
-    """Check `X_val` and `y_val`; None when neither was given."""
+def read_validation(
+    codec: ClassCodec, X_val: Any, y_val: Any, sample_weight_val: Any = None
+) -> Rows | None:
+    """Check `X_val`, `y_val` and their weights; None when nothing was given."""
     if X_val is None and y_val is None:
+        if sample_weight_val is not None:
+            raise ValueError("sample_weight_val is provided, but X_val and y_val were not.")
         return None
     if X_val is None or y_val is None:
         given, lacking = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
         raise ValueError(f"{given} is provided, but {lacking} was not provided.")
     texts = check_texts(X_val, name="X_val")
-    codes = codec.encode(y_val, name="y_val")
-    check_same_length(texts, codes, "X_val, y_val")
-    return Rows(texts, codes, np.ones(len(codes)))
+    return read_rows(codec, texts, y_val, sample_weight_val, suffix="_val")
 
 
 def split_rows(rows: Rows, fraction: float, rng: np.random.Generator) -> tuple[Rows, Rows | None]:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from sklearn_transformers._compat import InvalidParameterError
+from sklearn_transformers._process import refuse_fork, worker_number
 
 __all__ = [
     "autocast",
@@ -22,16 +23,20 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 def resolve_device(device: Any) -> str:
     """Turn "auto" into "cuda", "mps" or "cpu", the first that is there; check anything else.
 
+    The workers of a search spread over several GPUs.
+
     Raises
     ------
     InvalidParameterError
         When torch does not know the device.
     ValueError
         When the device is not present on this machine.
+    RuntimeError
+        When it is a GPU and this process was forked from one that had used GPUs.
     """
     if device == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
+        if torch.cuda.is_available() or torch.cuda._is_in_bad_fork():
+            return _own_gpu()
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         wanted = torch.device(device)
@@ -40,6 +45,8 @@ def resolve_device(device: Any) -> str:
             "The 'device' parameter of TransformerTextClassifier must be 'auto' or a device "
             f"that torch knows, such as 'cpu', 'cuda', 'cuda:1' or 'mps'. Got {device!r} instead."
         ) from None
+    if wanted.type == "cuda":
+        refuse_fork()
     try:
         torch.empty(1, device=wanted).cpu()  # "meta" exists but holds nothing
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -48,6 +55,12 @@ def resolve_device(device: Any) -> str:
             "Use device='auto' to take the best one that is."
         ) from error
     return str(wanted)
+
+
+def _own_gpu() -> str:
+    refuse_fork()
+    worker, n_gpus = worker_number(), torch.cuda.device_count()
+    return "cuda" if worker is None or n_gpus < 2 else f"cuda:{worker % n_gpus}"
 
 
 def present_device(device: str) -> str:

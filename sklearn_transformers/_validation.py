@@ -64,6 +64,11 @@ def _to_list(X: Any, name: str) -> list[Any]:
         array = np.asarray(X, dtype=object)
         if array.ndim == 2 and array.shape[1] == 1:
             array = array.ravel()
+        if array.ndim == 2 and array.shape[1] == 0:
+            raise InvalidTextError(
+                f"Found array with 0 feature(s) (shape={array.shape}) while a minimum of 1 is "
+                f"required: {name} needs one column that holds the text."
+            )
         if array.ndim != 1:
             columns = getattr(X, "columns", None)
             which = "" if columns is None else f" (columns: {', '.join(map(str, columns))})"
@@ -76,7 +81,8 @@ def _to_list(X: Any, name: str) -> list[Any]:
         return items
     if isinstance(X, Sequence):
         return list(X)
-    raise InvalidTextError(f"{name} must be {_ACCEPTED}. Got {type(X).__name__} instead.")
+    kind = "sparse " if hasattr(X, "tocsr") else ""
+    raise InvalidTextError(f"{name} must be {_ACCEPTED}. Got {kind}{type(X).__name__} instead.")
 
 
 def _not_a_text(value: Any, where: str) -> str:
@@ -89,6 +95,8 @@ def _not_a_text(value: Any, where: str) -> str:
         )
     if isinstance(value, bytes):
         return f"{where} is bytes; every text must be a str. Decode it first: text.decode('utf-8')."
+    if isinstance(value, complex):
+        return f"{where} is {value!r}; every text must be a str. Complex data not supported."
     shown = repr(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     return f"{where} is {shown} of type {kind}; every text must be a str."
@@ -121,7 +129,9 @@ def check_same_length(X: Sized, y: Sized, names: str) -> None:
         )
 
 
-def check_weights(sample_weight: Any, texts: list[str]) -> np.ndarray:
+def check_weights(
+    sample_weight: Any, texts: list[str], *, name: str = "sample_weight"
+) -> np.ndarray:
     """Read `sample_weight` into float64 of shape (n_samples,), finite and not negative.
 
     Raises
@@ -131,5 +141,5 @@ def check_weights(sample_weight: Any, texts: list[str]) -> np.ndarray:
     """
     weights = check_sample_weight(sample_weight, texts, dtype=np.float64, ensure_non_negative=True)
     if not weights.any():
-        raise ValueError("sample_weight is zero for every sample: nothing is left to train on.")
+        raise ValueError(f"{name} is zero for every sample: nothing is left to learn from.")
     return np.asarray(weights)

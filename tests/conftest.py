@@ -16,7 +16,8 @@ from transformers import (
     RobertaModel,
 )
 
-from sklearn_transformers import TransformerTextClassifier
+from sklearn_transformers import TransformerTextClassifier, clear_cache
+from sklearn_transformers._encoded import EncodedTexts
 
 GOOD = ["good", "great", "fine", "lovely", "superb", "happy", "bright", "sweet"]
 BAD = ["bad", "awful", "poor", "nasty", "dreadful", "sad", "dull", "sour"]
@@ -27,6 +28,12 @@ SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 # Ten times the usual spread, so that even untrained weights tell texts apart.
 SPREAD = {"initializer_range": 0.2}
 ARCHITECTURES = ("bert", "distilbert", "roberta", "gpt2")
+
+
+def encoded_texts(*lists):
+    """`EncodedTexts` of lists of token ids, in two chunks where there are two."""
+    texts = [np.array(ids, np.int32).tobytes() for ids in lists]
+    return EncodedTexts.from_chunks([texts[:2], texts[2:]])
 
 
 def toy_texts(n_rows, classes=("no", "yes"), seed=0):
@@ -145,6 +152,12 @@ def checkpoints(tmp_path_factory):
         tokenizer.save_pretrained(folders[kind])
         backbone.save_pretrained(folders[kind])
     return folders
+
+
+@pytest.fixture(autouse=True)
+def fresh_cache():
+    """No test finds what another left in the process's caches."""
+    clear_cache()
 
 
 @pytest.fixture

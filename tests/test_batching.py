@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from conftest import encoded_texts
+
 from sklearn_transformers import _batching
 from sklearn_transformers._batching import Padding, pad, sorted_batches, training_steps
-from sklearn_transformers._encoded import EncodedTexts
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_sorted_batches__text_above_budget__goes_alone():
 
 
 def test_pad__rows__are_right_padded_to_multiple_of_eight():
-    texts = EncodedTexts.from_lists([[[5, 6, 7], [8], [9] * 9]])
+    texts = encoded_texts([5, 6, 7], [8], [9] * 9)
     input_ids, mask = pad(texts, np.array([1, 0]), Padding(pad_id=1, longest=100))
     assert input_ids.dtype == mask.dtype == np.int64
     np.testing.assert_array_equal(input_ids, [[8] + [1] * 7, [5, 6, 7] + [1] * 5])
@@ -73,5 +74,5 @@ def test_pad__rows__are_right_padded_to_multiple_of_eight():
 
 
 def test_pad__position_limit__is_never_exceeded():
-    texts = EncodedTexts.from_lists([[[9] * 9]])
+    texts = encoded_texts([9] * 9)
     assert pad(texts, np.array([0]), Padding(pad_id=1, longest=10))[0].shape == (1, 10)

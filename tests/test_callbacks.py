@@ -8,6 +8,12 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import VotingClassifier
+from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 from skorch.callbacks import (
     Callback,
     Checkpoint,
@@ -280,3 +286,44 @@ def test_is_watched__notebook__is(monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython", module)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     assert is_watched(1)
+
+
+def fit_alone(clf, X, y):
+    return clf.fit(X, y)
+
+
+def fit_in_a_pipeline(clf, X, y):
+    return make_pipeline(FunctionTransformer(), clf).fit(X, y)
+
+
+def fit_in_a_search(clf, X, y):
+    return GridSearchCV(clf, {"max_epochs": [1, 2]}, cv=2).fit(X, y)
+
+
+def fit_in_a_cross_validation(clf, X, y):
+    return cross_validate(clf, X, y, cv=2)
+
+
+def fit_in_an_ensemble(clf, X, y):
+    return VotingClassifier([("one", clf), ("two", clone(clf))]).fit(X, y)
+
+
+def fit_in_a_calibration(clf, X, y):
+    return CalibratedClassifierCV(clf, cv=2).fit(X, y)
+
+
+@pytest.mark.parametrize("fit", [fit_alone, fit_in_a_pipeline])
+def test_progress__single_fit__shows_its_epochs(make, binary, terminal, fit):
+    stream = terminal()
+    fit(make(verbose=1, max_epochs=1), *binary)
+    assert "epoch 1/1" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [fit_in_a_search, fit_in_a_cross_validation, fit_in_an_ensemble, fit_in_a_calibration],
+)
+def test_progress__one_fit_of_many__shows_nothing(make, binary, terminal, fit):
+    stream = terminal()
+    fit(make(verbose=1, max_epochs=1), *binary)
+    assert stream.getvalue() == ""

@@ -1,34 +1,28 @@
 import numpy as np
-
-from sklearn_transformers._encoded import EncodedTexts
-
-
-def encoded(lists):
-    return EncodedTexts.from_lists([lists[:2], lists[2:]])
-
+from conftest import encoded_texts
 
 LISTS = [[1, 2, 3], [4], [5, 6], [7]]
 
 
-def test_from_lists__chunks__are_joined_in_int32():
-    texts = encoded(LISTS)
+def test_from_chunks__chunks__are_joined_in_int32():
+    texts = encoded_texts(*LISTS)
     assert len(texts) == 4
     assert texts.ids.dtype == texts.offsets.dtype == np.int32
     np.testing.assert_array_equal(texts.lengths, [3, 1, 2, 1])
     np.testing.assert_array_equal(texts.ids, [1, 2, 3, 4, 5, 6, 7])
 
 
-def test_from_lists__many_texts__cost_four_bytes_a_token():
-    texts = EncodedTexts.from_lists([[list(range(20))] * 1000])
+def test_from_chunks__many_texts__cost_four_bytes_a_token():
+    texts = encoded_texts(*[range(20)] * 1000)
     assert texts.ids.nbytes + texts.offsets.nbytes <= 4.5 * 20_000
 
 
 def test_tokens__rows_in_any_order__are_concatenated():
-    np.testing.assert_array_equal(encoded(LISTS).tokens(np.array([2, 0])), [5, 6, 1, 2, 3])
+    np.testing.assert_array_equal(encoded_texts(*LISTS).tokens(np.array([2, 0])), [5, 6, 1, 2, 3])
 
 
 def test_head__more_or_fewer__gives_the_first():
-    texts = encoded(LISTS)
+    texts = encoded_texts(*LISTS)
     np.testing.assert_array_equal(texts.head(2).ids, [1, 2, 3, 4])
     np.testing.assert_array_equal(texts.head(2).lengths, [3, 1])
     assert len(texts.head(9)) == 4

@@ -57,7 +57,7 @@ REFUSED = {
     "generator": ((t for t in TEXTS), "Got generator instead"),
     "number": (3, "Got int instead"),
     "none": (None, "Got NoneType instead"),
-    "sparse": (sparse.csr_matrix((2, 2)), "Got csr_matrix instead"),
+    "sparse": (sparse.csr_matrix((2, 2)), "Got sparse csr_matrix instead"),
     "empty list": ([], "0 sample"),
     "empty array": (np.array([], dtype=object), "0 sample"),
     "empty series": (pd.Series([], dtype=object), "0 sample"),

@@ -1,0 +1,104 @@
+"""Operations that give the same bits on the CPU with any number of threads.
+
+The workers of a search have fewer threads than a single fit and must not answer otherwise. Of
+the operations of the usual Transformers in float32, torch lets two depend on the number of
+threads: the gradients of layer norm's weight and bias, which it adds up in one part for each
+thread, and products of small matrices such as the head's. A sum with one thread for each of its
+results does not.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+__all__ = ["linear", "steady_norms"]
+
+# Products that are held at once: bounds the memory for many texts and classes.
+CHUNK = 2**22
+
+
+def linear(inputs: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
+    """Apply a layer that is small beside the model, (n, width) -> (n, n_outputs)."""
+    if inputs.device.type != "cpu":
+        answers: torch.Tensor = layer(inputs)
+        return answers
+    return _product(inputs, layer.weight) + layer.bias
+
+
+def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    product: torch.Tensor = _Product.apply(left, right)
+    return product
+
+
+class _Product(torch.autograd.Function):
+    """(n, k) and (m, k) -> left @ right.T of shape (n, m)."""
+
+    @staticmethod
+    def forward(ctx: Any, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(left, right)
+        n_rows = max(1, CHUNK // right.numel())
+        parts = [(rows[:, None, :] * right).sum(dim=2) for rows in left.split(n_rows)]
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        left, right = ctx.saved_tensors
+        return _product(gradient, right.T), _product(gradient.T, left.T)
+
+
+@contextmanager
+def steady_norms(model: nn.Module) -> Iterator[None]:
+    """Let the layer norms of a model on the CPU have steady gradients for the time of training."""
+    norms = [m for m in model.modules() if type(m) is nn.LayerNorm and m.weight is not None]
+    norms = [norm for norm in norms if norm.weight.device.type == "cpu"]
+    for norm in norms:
+        norm.__class__ = _SteadyLayerNorm
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.__class__ = nn.LayerNorm
+
+
+class _SteadyLayerNorm(nn.LayerNorm):
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        normalised: torch.Tensor = _Normalise.apply(
+            hidden, self.weight, self.bias, self.normalized_shape, self.eps
+        )
+        return normalised
+
+
+class _Normalise(torch.autograd.Function):
+    """torch's own layer norm, but for the gradients of weight and bias."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        shape: tuple[int, ...],
+        eps: float,
+    ) -> torch.Tensor:
+        normalised, mean, scale = torch.native_layer_norm(hidden, shape, weight, bias, eps)
+        ctx.save_for_backward(hidden, weight, bias, mean, scale)
+        ctx.shape = shape
+        return normalised
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden, weight, bias, mean, scale = ctx.saved_tensors
+        for_hidden, _, _ = torch.ops.aten.native_layer_norm_backward(
+            gradient, hidden, ctx.shape, mean, scale, weight, bias, [True, False, False]
+        )
+        by_row = gradient.float().reshape(-1, weight.numel())
+        standardised = ((hidden - mean) * scale).reshape(by_row.shape)
+        for_weight = (by_row * standardised).sum(dim=0).reshape(weight.shape)
+        for_bias = None if bias is None else by_row.sum(dim=0).reshape(weight.shape)
+        return for_hidden, for_weight, for_bias, None, None
