@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from conftest import encoded_texts
 
 from sklearn_transformers import _batching
