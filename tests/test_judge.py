@@ -101,7 +101,7 @@ def test_scoring__every_epoch__runs_the_model_once(make, three_classes, monkeypa
 
     monkeypatch.setattr(_model.TextClassifier, "forward", counting)
     make(scoring="f1_macro", max_epochs=2).fit(X, y, X_val=X_val, y_val=y_val)
-    assert sum(texts_read) == 2 * 50 + 32  # and a look at one batch in the end
+    assert sum(texts_read) == 2 * 50 + 1  # and a look at one text in the end
 
 
 def test_scoring__metric_without_weights__is_asked_without(make, binary):
