@@ -12,6 +12,7 @@ import argparse
 import warnings
 
 import numpy as np
+import sklearn
 from docstring_topics import load_docstring_topics
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
@@ -23,6 +24,11 @@ from sklearn_transformers import TransformerTextClassifier
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--quick", action="store_true", help="few topics, texts and epochs")
 quick = parser.parse_args().quick
+
+
+METHODS = ("temperature", "sigmoid", "isotonic")
+if tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 8):
+    METHODS = METHODS[1:]
 
 
 def brier_score(y, probabilities, classes):
@@ -72,7 +78,7 @@ models = {
 for name, model in models.items():
     model.fit(X_train, y_train)
     report(name, model, X_test, y_test)
-    for method in ("temperature", "sigmoid", "isotonic"):
+    for method in METHODS:
         calibrated = CalibratedClassifierCV(FrozenEstimator(model), method=method)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # folds smaller than a class, where texts are few

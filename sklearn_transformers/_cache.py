@@ -1,10 +1,25 @@
 """What the process remembers so that it need not be read or computed again, bounded in bytes."""
 
+import hashlib
+import json
+import os
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from numbers import Integral
 from typing import Any
+from weakref import WeakKeyDictionary
 
-__all__ = ["CHECKPOINTS", "TOKENS", "ByteCache", "clear_cache", "set_cache_size"]
+from sklearn_transformers._fork import in_every_fork
+
+__all__ = [
+    "CHECKPOINTS",
+    "TOKENS",
+    "ByteCache",
+    "clear_cache",
+    "fingerprint",
+    "set_cache_size",
+    "share_fingerprint",
+]
 
 # What Python needs for a short bytes object, its key and its place in the dict.
 BYTES_PER_ENTRY = 200
@@ -27,6 +42,10 @@ class ByteCache:
         self.size = size
         self.n_bytes = 0
         self._values: dict[Hashable, Any] = {}
+        self._renew_lock()
+        in_every_fork(self._renew_lock)
+
+    def _renew_lock(self) -> None:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -38,10 +57,11 @@ class ByteCache:
             return [self._touch(key) for key in keys]
 
     def put_many(self, values: Mapping[Any, Any]) -> None:
-        """Remember values that are never changed afterwards."""
+        """Remember values, in place of earlier ones, that are never changed afterwards."""
         with self._lock:
             for key, value in values.items():
-                if self._touch(key) is None and self.size(value) <= self.max_bytes:
+                self._forget(key)
+                if self.size(value) <= self.max_bytes:
                     self._values[key] = value
                     self.n_bytes += self.size(value)
             self._shrink()
@@ -67,19 +87,45 @@ class ByteCache:
 
     def _shrink(self) -> None:
         while self.n_bytes > self.max_bytes:
-            oldest = next(iter(self._values))
-            self.n_bytes -= self.size(self._values.pop(oldest))
+            self._forget(next(iter(self._values)))
+
+    def _forget(self, key: Hashable) -> None:
+        if key in self._values:
+            self.n_bytes -= self.size(self._values.pop(key))
 
 
 CHECKPOINTS = ByteCache(2 * 2**30, lambda checkpoint: int(checkpoint.n_bytes))
 TOKENS = ByteCache(256 * 2**20, lambda ids: len(ids) + BYTES_PER_ENTRY)
 
 
+# Reading a tokenizer takes some 20 ms, too long for every `predict` of a single text. What is
+# changed inside a tokenizer later goes unnoticed, but for words that are added to it.
+_FINGERPRINTS: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
+
+
+def fingerprint(tokenizer: Any) -> bytes:
+    """Digest of what decides which ids a tokenizer of transformers gives a text."""
+    if tokenizer not in _FINGERPRINTS:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:  # a tokenizer in Python cannot be read: it only equals its copies
+            _FINGERPRINTS[tokenizer] = os.urandom(64)
+        else:
+            state = json.loads(backend.to_str())
+            state |= {"truncation": None, "padding": None}  # left over from the last call
+            _FINGERPRINTS[tokenizer] = hashlib.blake2b(json.dumps(state).encode()).digest()
+    return _FINGERPRINTS[tokenizer]
+
+
+def share_fingerprint(tokenizer: Any, copied: Any) -> None:
+    """Let a copy of a tokenizer find the tokens of the original."""
+    _FINGERPRINTS[copied] = fingerprint(tokenizer)
+
+
 def clear_cache() -> None:
     """Forget the pretrained weights and the tokens that this process has kept.
 
-    Frees the memory, and makes the next `fit` read the model anew: needed only after a model
-    on the Hub has changed, because changed files in a folder are noticed.
+    Frees their memory and makes the next `fit` read the model anew. Changed files in a folder
+    are noticed without it; a name on the Hub means the same model until this is called.
 
     See Also
     --------
@@ -107,13 +153,14 @@ def set_cache_size(*, weights: int | None = None, tokens: int | None = None) -> 
         Bytes for pretrained models; 2 GiB at the start. A model that does not fit is read each
         time, 0 keeps none, None leaves the bound as it is.
     tokens : int, default=None
-        Bytes for tokenised texts; 256 MiB at the start, enough for about a million short texts.
-        The texts themselves are not kept. 0 keeps none, None leaves the bound as it is.
+        Bytes for tokenised texts, those of `predict` included; 256 MiB at the start, enough for
+        a million texts of 15 tokens or 200,000 of 256. The texts are kept as token ids only,
+        from which most of a text can be read back. 0 keeps none, None leaves the bound as it is.
 
     Raises
     ------
     ValueError
-        When a size is negative.
+        When a size is negative or not an int.
 
     See Also
     --------
@@ -127,6 +174,6 @@ def set_cache_size(*, weights: int | None = None, tokens: int | None = None) -> 
     for name, size, cache in (("weights", weights, CHECKPOINTS), ("tokens", tokens, TOKENS)):
         if size is None:
             continue
-        if size < 0:
+        if not isinstance(size, Integral) or size < 0:
             raise ValueError(f"{name} must be a number of bytes, 0 or more. Got {size!r} instead.")
         cache.resize(int(size))

@@ -58,6 +58,8 @@ class Checkpoint:
     config : transformers.PreTrainedConfig
     architecture : type
         Class of the backbone.
+    key : hashable
+        The `content_key` under which it was read.
     weights : dict of ndarray
         Name -> weight in float32. Those that the files lack are absent here as well.
     pooling : {"cls", "mean", "max", "last"}
@@ -75,6 +77,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     config: Config
     architecture: type[PreTrainedModel]
+    key: Hashable
     weights: dict[str, np.ndarray]
     pooling: str
     width: int
@@ -103,7 +106,7 @@ def find_checkpoint(name: str) -> str:
         return name
     folder = Path(spec.submodule_search_locations[0], "model")
     weights = folder / "model.safetensors"
-    digest = _sha256(weights, weights.stat().st_mtime_ns) if weights.is_file() else "no file"
+    digest = _sha256(weights, _signature(weights)) if weights.is_file() else "no file"
     if digest != BUNDLED_SHA256:
         raise PretrainedModelError(
             f"The bundled encoder in {folder} is not {BUNDLED_NAME}: SHA-256 of "
@@ -123,14 +126,16 @@ def content_key(source: str) -> Hashable:
         return source
     folder = Path(source).absolute()
     files = sorted([*folder.iterdir(), *folder.glob("1_Pooling/*")])  # not what else lies around
-    stats = [(path, path.stat()) for path in files]
-    return tuple(
-        (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-        for path, stat in stats
-    )
+    return tuple((str(path), _signature(path)) for path in files if path.is_file())
 
 
-def read_checkpoint(source: str) -> Checkpoint:
+def _signature(path: Path) -> tuple[int, ...]:
+    """Numbers of which some change with a file's content, its times set back or not."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def read_checkpoint(source: str, key: Hashable) -> Checkpoint:
     """Read tokenizer, configuration and weights from a folder, the local cache or the Hub."""
     config = AutoConfig.from_pretrained(source)
     if config.is_encoder_decoder:
@@ -167,7 +172,16 @@ def read_checkpoint(source: str) -> Checkpoint:
         if name not in missing
     }
     return Checkpoint(
-        tokenizer, config, type(backbone), weights, pooling, width, pad_id, masks_padding, remarks
+        tokenizer,
+        config,
+        type(backbone),
+        key,
+        weights,
+        pooling,
+        width,
+        pad_id,
+        masks_padding,
+        remarks,
     )
 
 
@@ -237,7 +251,7 @@ def _is_decoder(config: Config) -> bool:
 
 
 @functools.lru_cache(maxsize=4)
-def _sha256(path: Path, modified: int) -> str:
+def _sha256(path: Path, signature: tuple[int, ...]) -> str:
     """Digest of a file, computed once per process as long as the file stays the same."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,6 +18,7 @@ from sklearn.base import (
 from sklearn.metrics import get_scorer_names
 from sklearn.utils.validation import check_is_fitted
 
+import sklearn_transformers._fork  # noqa: F401  (prepares for forks before anything is trained)
 from sklearn_transformers._compat import (
     CallbackSupportMixin,
     FitTask,
@@ -94,8 +95,9 @@ class TransformerTextClassifier(
         those of the best score.
     scoring : "loss", str or callable, default="loss"
         How the held-out rows are scored: by their weighted cross-entropy, a scorer name of
-        scikit-learn, or a callable ``scorer(estimator, X, y)``; greater is better. With
-        `sample_weight`, scorers that take it are passed the held-out rows' weights.
+        scikit-learn, or a callable ``scorer(estimator, X, y)``; greater is better. Scorers
+        that take `sample_weight` are passed the weights of the held-out rows, or
+        `sample_weight_val`, if there are any.
     class_weight : dict, "balanced" or None, default=None
         Weight of each class in the loss, as in ``LogisticRegression``; multiplied with
         `sample_weight`.
@@ -118,9 +120,10 @@ class TransformerTextClassifier(
         new seed from the operating system each time. Global random states are left as they
         were; for that, fits in threads of one process take turns.
     verbose : int or bool, default=1
-        If positive, shows a bar per epoch in terminals and notebooks; never in worker
-        processes, in threads other than the main one, or when standard error is not a
-        terminal. 0 shows nothing.
+        If positive, shows a bar per epoch in terminals and notebooks; never in a fit that is
+        one of several (in a search, a cross-validation or an ensemble), in worker processes,
+        in threads other than the main one, or when standard error is not a terminal. 0 shows
+        nothing.
 
     Attributes
     ----------
@@ -279,7 +282,8 @@ class TransformerTextClassifier(
         sample_weight : array-like of shape (n_samples,), default=None
             Weight of each row in the loss; a row of weight 0 is as good as absent.
         X_val : like `X`, default=None
-            Texts to validate on, instead of held-out rows of `X`.
+            Texts to validate on, instead of held-out rows of `X`. In a cross-validation,
+            scikit-learn cuts arrays as long as `X` into folds: another length is left whole.
         y_val : array-like of shape (n_val,), default=None
             Their labels.
         sample_weight_val : array-like of shape (n_val,), default=None
@@ -330,8 +334,8 @@ class TransformerTextClassifier(
             proceed=proceed,
             task=task,
         )
+        task.end(fitted)
         self.__dict__.update(fitted)
-        task.end({})
         return self
 
     @fit_context(prefer_skip_nested_validation=True)

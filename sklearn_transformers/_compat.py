@@ -22,7 +22,7 @@ except ImportError:  # scikit-learn < 1.9 has no callbacks
 class FitTask:
     """A `fit`, or an epoch of one, as scikit-learn's own callbacks are told of it.
 
-    Nothing happens where scikit-learn has no callbacks. `fit_context` tidies up after them.
+    Nothing happens where none is set. `fit_context` tidies up after them.
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ class FitTask:
         """Begin a whole `fit`."""
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         arguments = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
-        open_context = getattr(estimator, "_init_callback_context", None)
-        context = None if open_context is None else open_context(max_subtasks=n_epochs)
+        has_callbacks = hasattr(estimator, "_skl_callbacks")
+        context = estimator._init_callback_context(max_subtasks=n_epochs) if has_callbacks else None
         return cls(context, arguments)._begin()
 
     def epoch(self) -> "FitTask":

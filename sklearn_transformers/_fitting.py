@@ -148,7 +148,7 @@ def fine_tune(
         keep_best = None
         if early_stopping and judge is not None:
             keep_best = KeepBest(estimator.n_iter_no_change, estimator.tol)
-        if task is not None:
+        if task is not None and task.context is not None:
             callbacks.append(EpochTasks(task, fitted))
         epochs = _train(
             estimator, model, recipe, rng, train_data, valid_data, judge, keep_best, callbacks

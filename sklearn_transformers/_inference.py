@@ -8,6 +8,7 @@ import torch
 from sklearn_transformers._batching import Padding, pad, sorted_batches
 from sklearn_transformers._device import autocast, to_device
 from sklearn_transformers._encoded import EncodedTexts
+from sklearn_transformers._process import refuse_fork
 
 __all__ = ["run"]
 
@@ -39,6 +40,8 @@ def run(
     -------
     outputs : ndarray of shape (n_texts, n_outputs), float32
     """
+    if device.startswith("cuda"):
+        refuse_fork()
     batches, outputs = [], []
     # The caller may stand inside an autocast block: answers are float32 all the same.
     with torch.inference_mode(), autocast(device, "float32"):

@@ -43,8 +43,8 @@ class Judge:
     ) -> None:
         self.scoring = estimator.scoring
         self.texts, self.labels = texts, labels
-        # A fitted estimator around the model in training, for scorers to ask. Not copy.copy,
-        # which would send the weights of an earlier fit through a pickle.
+        # A fitted estimator around the model in training, for scorers to ask. It has
+        # nothing of an earlier fit.
         self.view = object.__new__(type(estimator))
         self.meet({name: v for name, v in vars(estimator).items() if not name.endswith("_")})
         if self.scoring == "loss":

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedModel
 
 from sklearn_transformers._device import autocast
-from sklearn_transformers._steady import linear
+from sklearn_transformers._steady import SteadyLinear
 
 __all__ = ["TextClassifier", "default_learning_rate", "head_dropout", "parameter_groups"]
 
@@ -55,7 +55,7 @@ class TextClassifier(nn.Module):
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
         # Left empty, so that rebuilding a stored model draws no random numbers.
-        self.head = nn.utils.skip_init(nn.Linear, width, n_classes, dtype=torch.float32)
+        self.head = nn.utils.skip_init(SteadyLinear, width, n_classes, dtype=torch.float32)
 
     def draw_head(self) -> "TextClassifier":
         """Give the head its first weights: small random numbers and no bias."""
@@ -68,7 +68,8 @@ class TextClassifier(nn.Module):
         vectors = self.embed(input_ids, attention_mask)
         # The head costs nothing, and bfloat16 logits would have two or three digits.
         with autocast(vectors.device.type, "float32"):
-            return linear(self.dropout(vectors), self.head)
+            logits: torch.Tensor = self.head(self.dropout(vectors))
+        return logits
 
     def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Token ids and mask of shape (b, s) -> vectors of shape (b, hidden_size), float32."""

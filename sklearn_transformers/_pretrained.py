@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from sklearn_transformers._cache import CHECKPOINTS
+from sklearn_transformers._cache import CHECKPOINTS, share_fingerprint
 from sklearn_transformers._checkpoint import (
     BUNDLED_NAME,
     Checkpoint,
@@ -71,10 +71,10 @@ def load_pretrained(
     try:
         key = content_key(source)
         with quiet(downloads=show_downloads):
-            (checkpoint,) = CHECKPOINTS.get_many([key])
-            if checkpoint is None:
-                checkpoint = read_checkpoint(source)
-                CHECKPOINTS.put_many({key: checkpoint})
+            (checkpoint,) = CHECKPOINTS.get_many([source])
+            if checkpoint is None or checkpoint.key != key:
+                checkpoint = read_checkpoint(source, key)
+                CHECKPOINTS.put_many({source: checkpoint})
             pretrained = _prepare(checkpoint, dropout)
     except MemoryError:
         raise
@@ -91,8 +91,10 @@ def _prepare(checkpoint: Checkpoint, dropout: float | None) -> Pretrained:
     config = copy.deepcopy(checkpoint.config)
     _set_dropout(config, dropout)
     weights = {name: torch.tensor(array) for name, array in checkpoint.weights.items()}
+    tokenizer = copy.deepcopy(checkpoint.tokenizer)
+    share_fingerprint(checkpoint.tokenizer, tokenizer)
     return Pretrained(
-        copy.deepcopy(checkpoint.tokenizer),
+        tokenizer,
         build_backbone(checkpoint.architecture, config, weights),
         checkpoint.pooling,
         checkpoint.width,

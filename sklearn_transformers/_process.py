@@ -2,7 +2,6 @@
 
 import logging
 import multiprocessing
-import os
 import re
 import sys
 import threading
@@ -10,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from huggingface_hub.utils.tqdm import (
 )
 from transformers.utils import logging as hf_logging
 
+from sklearn_transformers._fork import in_every_fork
+
 __all__ = ["is_one_of_many", "is_worker", "quiet", "refuse_fork", "seeded", "worker_number"]
 
 # Two threads that borrow this state at once would neither get the same random numbers twice nor
@@ -29,8 +31,24 @@ __all__ = ["is_one_of_many", "is_worker", "quiet", "refuse_fork", "seeded", "wor
 _GENERATORS = threading.RLock()
 _SETTINGS = threading.RLock()
 
-# Modules whose functions run several fits: searches, cross-validations, ensembles by way of joblib.
-MANY = ("joblib.parallel", "sklearn.model_selection.")
+
+def _renew_locks() -> None:
+    """Forget locks that threads of the parent held when this process was forked."""
+    global _GENERATORS, _SETTINGS
+    _GENERATORS, _SETTINGS = threading.RLock(), threading.RLock()
+
+
+in_every_fork(_renew_locks)
+
+# Modules that run several fits, one after the other or, where they use joblib, side by side.
+SEVERAL_FITS = (
+    "sklearn.model_selection._search",
+    "sklearn.model_selection._validation",
+    "sklearn.ensemble.",
+    "sklearn.semi_supervised.",
+)
+# These use joblib to fit different parts of one model.
+ONE_FIT = ("sklearn.compose.", "sklearn.pipeline")
 
 
 @contextmanager
@@ -63,9 +81,12 @@ def _cuda_state(device: str) -> torch.Tensor:
 
 
 def worker_number() -> int | None:
-    """Number of this worker process among its kin, from 0 on; None in a main process."""
-    # Pools number their processes from 1 on and go on counting when they replace one.
-    numbered = re.search(r"-(\d+)(?::\d+)?$", multiprocessing.current_process().name)
+    """Number of this process among the workers of a pool, from 0 on; None if it is none."""
+    # Pools number their workers from 1 on and go on counting when they replace one.
+    numbered = re.fullmatch(
+        r"(?:LokyProcess|(?:Fork|Spawn|ForkServer)PoolWorker)-(\d+)",
+        multiprocessing.current_process().name,
+    )
     return int(numbered[1]) - 1 if numbered else None
 
 
@@ -77,25 +98,20 @@ def is_worker() -> bool:
 
 def is_one_of_many() -> bool:
     """Whether this fit is one of several that a caller, at any depth, runs."""
-    frame = sys._getframe()
+    by_joblib = False
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith(MANY):
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith(SEVERAL_FITS):
             return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
-
-
-def _take_one_thread() -> None:
-    """Make torch usable in a forked child.
-
-    The child inherits the record of a pool of threads, but not the threads, and would wait for
-    them for ever. With one thread there is no pool; as many children as cores share them fairly.
-    """
-    torch.set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_take_one_thread)
+        if module.startswith("joblib.parallel"):
+            by_joblib = True
+        elif by_joblib and not module.startswith(("joblib.", "sklearn.utils.")):
+            if not module.startswith(ONE_FIT):
+                return True
+            by_joblib = False
+        frame = frame.f_back
+    return by_joblib
 
 
 def refuse_fork() -> None:

@@ -15,18 +15,20 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["linear", "steady_norms"]
+__all__ = ["SteadyLinear", "steady_norms"]
 
 # Products that are held at once: bounds the memory for many texts and classes.
 CHUNK = 2**22
 
 
-def linear(inputs: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
-    """Apply a layer that is small beside the model, (n, width) -> (n, n_outputs)."""
-    if inputs.device.type != "cpu":
-        answers: torch.Tensor = layer(inputs)
-        return answers
-    return _product(inputs, layer.weight) + layer.bias
+class SteadyLinear(nn.Linear):
+    """A linear layer that is small beside the model, (n, width) -> (n, n_outputs)."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Answer as `nn.Linear`, on the CPU by sums."""
+        if inputs.device.type != "cpu":
+            return super().forward(inputs)
+        return _product(inputs, self.weight) + self.bias
 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -46,9 +48,13 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         left, right = ctx.saved_tensors
-        return _product(gradient, right.T), _product(gradient.T, left.T)
+        wants_left, wants_right = ctx.needs_input_grad
+        return (
+            _product(gradient, right.T) if wants_left else None,
+            _product(gradient.T, left.T) if wants_right else None,
+        )
 
 
 @contextmanager
@@ -94,11 +100,15 @@ class _Normalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, bias, mean, scale = ctx.saved_tensors
+        _, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         for_hidden, _, _ = torch.ops.aten.native_layer_norm_backward(
             gradient, hidden, ctx.shape, mean, scale, weight, bias, [True, False, False]
         )
         by_row = gradient.float().reshape(-1, weight.numel())
-        standardised = ((hidden - mean) * scale).reshape(by_row.shape)
-        for_weight = (by_row * standardised).sum(dim=0).reshape(weight.shape)
-        for_bias = None if bias is None else by_row.sum(dim=0).reshape(weight.shape)
+        for_weight = for_bias = None
+        if wants_weight:
+            terms = (hidden - mean).mul_(scale).reshape(by_row.shape).mul_(by_row)
+            for_weight = terms.sum(dim=0).reshape(weight.shape)
+        if wants_bias:
+            for_bias = by_row.sum(dim=0).reshape(weight.shape)
         return for_hidden, for_weight, for_bias, None, None

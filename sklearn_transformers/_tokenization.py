@@ -1,19 +1,16 @@
 """Texts -> token ids, and how long an input may be."""
 
 import hashlib
-import json
-import os
 import warnings
 from array import array
 from collections.abc import Iterator
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from sklearn_transformers._cache import TOKENS
+from sklearn_transformers._cache import TOKENS, fingerprint
 from sklearn_transformers._checkpoint import neutral_id
 from sklearn_transformers._encoded import EncodedTexts
 
@@ -23,9 +20,6 @@ __all__ = ["encode", "resolve_max_length"]
 # Python's lists of ints stay small beside the arrays they end in.
 CHUNK = 1024
 
-# Reading a tokenizer takes some 20 ms, too long for every `predict` of a single text.
-_FINGERPRINTS: WeakKeyDictionary[Tokenizer, bytes] = WeakKeyDictionary()
-
 
 def encode(tokenizer: Tokenizer, texts: list[str], max_length: int) -> EncodedTexts:
     """Tokenise with special tokens; cut longer texts at the end.
@@ -34,8 +28,15 @@ def encode(tokenizer: Tokenizer, texts: list[str], max_length: int) -> EncodedTe
     A text without a single token, such as "" for GPT-2, becomes one neutral token: a model
     cannot read nothing.
     """
-    settings = f"{len(tokenizer)} {tokenizer.truncation_side} {max_length} ".encode()
-    salt = hashlib.blake2b(_fingerprint(tokenizer) + settings, digest_size=16)
+    # What transformers passes to the tokenizer's core with each call, and words added to it.
+    settings = (
+        len(tokenizer),
+        tokenizer.truncation_side,
+        getattr(tokenizer, "split_special_tokens", False),
+        neutral_id(tokenizer),
+        max_length,
+    )
+    salt = hashlib.blake2b(fingerprint(tokenizer) + repr(settings).encode(), digest_size=16)
 
     def chunks() -> Iterator[list[bytes]]:
         for start in range(0, len(texts), CHUNK):
@@ -71,19 +72,6 @@ def _key(salt: Any, text: str) -> bytes:
     digest = salt.copy()
     digest.update(text.encode("utf-8", "surrogatepass"))
     return bytes(digest.digest())
-
-
-def _fingerprint(tokenizer: Tokenizer) -> bytes:
-    """Digest of what decides which ids a text gets, apart from `settings` in `encode`."""
-    if tokenizer not in _FINGERPRINTS:
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None:  # a tokenizer in Python cannot be read: it only equals itself
-            _FINGERPRINTS[tokenizer] = os.urandom(16)
-        else:
-            state = json.loads(backend.to_str())
-            state |= {"truncation": None, "padding": None}  # left over from the last call
-            _FINGERPRINTS[tokenizer] = hashlib.blake2b(json.dumps(state).encode()).digest()
-    return _FINGERPRINTS[tokenizer]
 
 
 def resolve_max_length(max_length: int, tokenizer: Tokenizer, backbone: PreTrainedModel) -> int:

@@ -139,7 +139,12 @@ def check_weights(
     ValueError
         For a wrong length, negative or non-finite weights, or weights that are all zero.
     """
-    weights = check_sample_weight(sample_weight, texts, dtype=np.float64, ensure_non_negative=True)
+    try:
+        weights = check_sample_weight(
+            sample_weight, texts, dtype=np.float64, ensure_non_negative=True
+        )
+    except ValueError as error:  # scikit-learn knows but one name
+        raise ValueError(str(error).replace("sample_weight", name)) from error
     if not weights.any():
         raise ValueError(f"{name} is zero for every sample: nothing is left to learn from.")
     return np.asarray(weights)

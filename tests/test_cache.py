@@ -4,6 +4,7 @@ import collections
 import json
 import os
 import pickle
+import re
 import shutil
 import threading
 
@@ -36,9 +37,9 @@ def counted(monkeypatch):
     counts = collections.Counter()
     read, tokenise = _pretrained.read_checkpoint, _tokenization._tokenise
 
-    def counting_read(source):
+    def counting_read(*arguments):
         counts["reads"] += 1
-        return read(source)
+        return read(*arguments)
 
     def counting_tokenise(tokenizer, texts, max_length):
         counts.update(("text", text, max_length) for text in texts)
@@ -149,6 +150,19 @@ def test_weights__any_other_file_changed__are_read_again(folder, file, counted):
     assert counted["reads"] == 2
 
 
+def test_weights__folder_changed_often__are_kept_once(folder):
+    for number in range(3):
+        (folder / "notes.txt").write_text("x" * number)
+        load_pretrained(folder)
+    assert len(CHECKPOINTS) == 1
+
+
+def test_weights__what_is_no_file__is_passed_over(folder):
+    (folder / ".lock").symlink_to("nowhere")
+    (folder / "runs").mkdir()
+    assert load_pretrained(folder).width == 32
+
+
 def test_weights__loaded_twice__share_nothing(folder):
     first, second = load_pretrained(folder, dropout=0.5), load_pretrained(folder)
     assert first.tokenizer is not second.tokenizer
@@ -207,6 +221,13 @@ def test_tokens__equal_tokenizers__share_them(folder, counted):
     assert texts_counted(counted) == {("text", "good film", 64): 1}
 
 
+def test_tokens__special_tokens_written_out__follow_the_tokenizers_setting(folder):
+    for split in (False, True):
+        tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=split)
+        expected = tokenizer("good [SEP] film")["input_ids"]
+        assert list(encode(tokenizer, ["good [SEP] film"], 64).ids) == expected
+
+
 def test_tokens__texts_twice_in_one_call__are_computed_once(folder, counted):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     encoded = encode(tokenizer, ["good", "bad day", "good"], 64)
@@ -219,7 +240,7 @@ def test_tokens__tokenizer_in_python__only_equals_itself(folder):
     class Words:
         """Numbers each word by its length, from an offset on."""
 
-        truncation_side, bos_token_id, cls_token_id = "right", 0, 0
+        truncation_side, bos_token_id, cls_token_id, eos_token_id = "right", 0, 0, 0
 
         def __init__(self, offset):
             self.offset = offset
@@ -231,7 +252,6 @@ def test_tokens__tokenizer_in_python__only_equals_itself(folder):
             ids = [[self.offset + len(word) for word in text.split()] for text in texts]
             return {"input_ids": ids}
 
-    Words.eos_token_id = Words.pad_token_id = 0
     tens, fifties = Words(10), Words(50)
     for tokenizer, expected in [(tens, [13, 14]), (fifties, [53, 54]), (tens, [13, 14])]:
         assert list(encode(tokenizer, ["the film"], 64).ids) == expected
@@ -308,9 +328,11 @@ def test_weights__size__is_that_of_the_arrays(folder):
 
 
 @pytest.mark.parametrize("name", ["weights", "tokens"])
-def test_set_cache_size__negative__is_refused(name):
-    with pytest.raises(ValueError, match=rf"{name} must be a number of bytes, 0 or more. Got -1"):
-        set_cache_size(**{name: -1})
+@pytest.mark.parametrize("size", [-1, 0.5, "1 GB"])
+def test_set_cache_size__no_number_of_bytes__is_refused(name, size):
+    message = f"{name} must be a number of bytes, 0 or more. Got {size!r} instead."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        set_cache_size(**{name: size})
 
 
 def test_set_cache_size__one_of_them__leaves_the_other():
@@ -338,7 +360,7 @@ def test_pickle__filled_caches__are_not_in_it(make, binary):
     assert pickle.dumps(clf) == with_caches
 
 
-def test_cache__texts__are_not_kept(make, binary):
+def test_cache__texts__are_named_by_digests(make, binary):
     X, y = binary
     make(max_epochs=1).fit(X, y)
     assert len(TOKENS) == len(set(X))

@@ -10,7 +10,8 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.ensemble import VotingClassifier
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import AdaBoostClassifier, VotingClassifier
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -312,7 +313,15 @@ def fit_in_a_calibration(clf, X, y):
     return CalibratedClassifierCV(clf, cv=2).fit(X, y)
 
 
-@pytest.mark.parametrize("fit", [fit_alone, fit_in_a_pipeline])
+def fit_in_a_column_transformer(clf, X, y):
+    return ColumnTransformer([("text", clf, 0)]).fit(np.array(X)[:, None], y)
+
+
+def fit_in_boosting(clf, X, y):
+    return AdaBoostClassifier(clf, n_estimators=2).fit(np.array(X)[:, None], y)
+
+
+@pytest.mark.parametrize("fit", [fit_alone, fit_in_a_pipeline, fit_in_a_column_transformer])
 def test_progress__single_fit__shows_its_epochs(make, binary, terminal, fit):
     stream = terminal()
     fit(make(verbose=1, max_epochs=1), *binary)
@@ -321,7 +330,13 @@ def test_progress__single_fit__shows_its_epochs(make, binary, terminal, fit):
 
 @pytest.mark.parametrize(
     "fit",
-    [fit_in_a_search, fit_in_a_cross_validation, fit_in_an_ensemble, fit_in_a_calibration],
+    [
+        fit_in_a_search,
+        fit_in_a_cross_validation,
+        fit_in_an_ensemble,
+        fit_in_a_calibration,
+        fit_in_boosting,
+    ],
 )
 def test_progress__one_fit_of_many__shows_nothing(make, binary, terminal, fit):
     stream = terminal()

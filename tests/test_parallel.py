@@ -15,13 +15,24 @@ from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_predict
 from torch import nn
-from transformers import AutoModel, BertConfig, GPT2Config, LlamaConfig, ModernBertConfig
+from transformers import (
+    AlbertConfig,
+    AutoModel,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    GPT2Config,
+    LlamaConfig,
+    ModernBertConfig,
+    MPNetConfig,
+)
 
 from sklearn_transformers import TransformerTextClassifier, _steady
 from sklearn_transformers._device import resolve_device
 from sklearn_transformers._model import TextClassifier
 from sklearn_transformers._process import refuse_fork, worker_number
-from sklearn_transformers._steady import linear, steady_norms
+from sklearn_transformers._steady import SteadyLinear, steady_norms
 
 
 @pytest.fixture
@@ -47,11 +58,11 @@ def test_search__two_workers__give_the_bits_of_one_process(make, three_classes):
 
 
 def gradients(module, hidden, upstream, n_threads, threads):
-    """Answer and gradients of a module, or of one that `linear` stands in for."""
+    """Answer and gradients of a module."""
     threads(n_threads)
     module.zero_grad()
     hidden = hidden.detach().clone().requires_grad_()
-    answer = linear(hidden, module) if isinstance(module, nn.Linear) else module(hidden)
+    answer = module(hidden)
     answer.backward(upstream)
     return [answer.detach(), hidden.grad, *(p.grad.clone() for p in module.parameters())]
 
@@ -80,8 +91,11 @@ def test_steady_norms__any_number_of_threads__have_the_same_exact_gradients(thre
 
 @pytest.mark.parametrize("n_rows", [1, 5, 11, 32, 200])
 @pytest.mark.parametrize("n_classes", [2, 3, 6, 77])
-def test_linear__any_number_of_threads__has_the_same_exact_gradients(threads, n_rows, n_classes):
-    layer, hidden, upstream = nn.Linear(384, n_classes), draw(n_rows, 384), draw(n_rows, n_classes)
+def test_steady_linear__any_number_of_threads__has_the_same_exact_gradients(
+    threads, n_rows, n_classes
+):
+    layer = SteadyLinear(384, n_classes)
+    hidden, upstream = draw(n_rows, 384), draw(n_rows, n_classes)
     exact = gradients_of_product(layer, hidden, upstream)
     answers = [gradients(layer, hidden, upstream, n, threads) for n in (1, 2, 3)]
     for one, two, three, expected in zip(*answers, exact, strict=True):
@@ -96,20 +110,42 @@ def gradients_of_product(layer, hidden, upstream):
     return [hidden @ weight.T + bias, upstream @ weight, upstream.T @ hidden, upstream.sum(dim=0)]
 
 
-def test_linear__more_products_than_are_held_at_once__are_computed_in_parts(monkeypatch):
-    layer, hidden = nn.Linear(8, 3), draw(50, 8)
-    whole = linear(hidden, layer)
+def test_steady_linear__more_products_than_are_held_at_once__are_computed_in_parts(monkeypatch):
+    layer, hidden = SteadyLinear(8, 3), draw(50, 8)
+    whole = layer(hidden)
     monkeypatch.setattr(_steady, "CHUNK", 7 * 24)
-    assert torch.equal(linear(hidden, layer), whole)
+    assert torch.equal(layer(hidden), whole)
 
 
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+@pytest.mark.parametrize("kind", [nn.LayerNorm, SteadyLinear])
+def test_steady__frozen_parameter__gets_no_gradient_and_the_others_theirs(kind, frozen):
+    module = kind(16) if kind is nn.LayerNorm else kind(16, 16)
+    hidden = draw(5, 16).requires_grad_()
+    with steady_norms(nn.Sequential(module)):
+        module(hidden).sum().backward()
+        expected = {name: p.grad.clone() for name, p in module.named_parameters()}
+        expected_hidden, hidden.grad = hidden.grad, None
+        module.zero_grad()
+        getattr(module, frozen).requires_grad_(False)
+        module(hidden).sum().backward()
+    assert torch.equal(hidden.grad, expected_hidden)
+    assert getattr(module, frozen).grad is None
+    (other,) = {"weight", "bias"} - {frozen}
+    assert torch.equal(getattr(module, other).grad, expected[other])
+
+
+WIDE = {"vocab_size": 500, "hidden_size": 384, "num_attention_heads": 6}
 FAMILIES = {
-    "bert": BertConfig(vocab_size=500, hidden_size=384, num_attention_heads=6),
+    "albert": AlbertConfig(**WIDE, intermediate_size=768),
+    "bert": BertConfig(**WIDE),
+    "deberta-v2": DebertaV2Config(**WIDE, relative_attention=True, pos_att_type=["p2c", "c2p"]),
+    "distilbert": DistilBertConfig(vocab_size=500, dim=384, n_heads=6),
+    "electra": ElectraConfig(**WIDE),
     "gpt2": GPT2Config(vocab_size=500, n_embd=384, n_head=6),
-    "llama": LlamaConfig(
-        vocab_size=500, hidden_size=384, num_attention_heads=6, intermediate_size=1024
-    ),
-    "modernbert": ModernBertConfig(vocab_size=500, hidden_size=384, num_attention_heads=6),
+    "llama": LlamaConfig(**WIDE, intermediate_size=1024),
+    "modernbert": ModernBertConfig(**WIDE),
+    "mpnet": MPNetConfig(**WIDE),
 }
 
 
@@ -193,7 +229,8 @@ def test_worker_number__workers__are_numbered_and_the_main_process_is_not():
         ("LokyProcess-2", 4, "cuda:1"),
         ("LokyProcess-7", 4, "cuda:2"),
         ("ForkPoolWorker-3", 2, "cuda:0"),
-        ("SpawnProcess-4:2", 2, "cuda:1"),
+        ("SpawnPoolWorker-4", 2, "cuda:1"),
+        ("run-2024", 4, "cuda"),
         ("LokyProcess-2", 1, "cuda"),
     ],
 )
@@ -210,27 +247,48 @@ FORK = """
 import multiprocessing, sys
 import numpy as np
 import torch
-from sklearn_transformers import TransformerTextClassifier, _steady
+from sklearn_transformers import TransformerTextClassifier
 
 torch.set_num_threads(2)
 X, y = ["good film", "bad day", "great book", "sad song"] * 10, [1, 0, 1, 0] * 10
 clf = TransformerTextClassifier(sys.argv[1], max_epochs=2, device="cpu", random_state=0, verbose=0)
-expected = clf.fit(X, y).predict_proba(X)
-# Work that is large enough for torch to start its pool of threads.
 big = torch.randn(500, 500)
-(big @ big).sum()
+(big @ big).sum()  # large enough for torch to start its pool of threads
+{before}
 
-def work(queue):
-    queue.put((torch.get_num_threads(), clf.predict_proba(X), clf.fit(X, y).predict_proba(X)))
+def work(_):
+    fitted = clf.fit(X, y).predict_proba(X)
+    return torch.get_num_threads(), fitted
 
-context = multiprocessing.get_context("fork")
-queue = context.Queue()
-context.Process(target=work, args=(queue,)).start()
-n_threads, predicted, fitted = queue.get()
-np.testing.assert_array_equal(predicted, expected)
-np.testing.assert_array_equal(fitted, expected)
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    (n_threads, fitted), = pool.map(work, [0])
+{after}
+np.testing.assert_array_equal(fitted, clf.fit(X, y).predict_proba(X))
 print("threads:", n_threads, torch.get_num_threads())
 """
+# The package may have trained before the fork, or not even have loaded what training needs, or
+# another thread may hold its locks.
+BEFORE = {
+    "fitted": ("clf.fit(X, y)", ""),
+    "only torch was used": ("", ""),
+    "another thread trains": (
+        """
+import threading
+from sklearn_transformers import _process
+forked = threading.Event()
+
+def train():
+    with _process._GENERATORS:
+        held.set()
+        forked.wait()
+
+held = threading.Event()
+threading.Thread(target=train).start()
+held.wait()
+""",
+        "forked.set()",
+    ),
+}
 
 needs_fork = pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork"
@@ -238,9 +296,12 @@ needs_fork = pytest.mark.skipif(
 
 
 @needs_fork
-def test_fork__after_torch_used_its_threads__fits_and_predicts_with_one(checkpoints):
+@pytest.mark.parametrize("before", BEFORE)
+def test_fork__after_torch_used_its_threads__fits_and_predicts_with_one(checkpoints, before):
+    before, after = BEFORE[before]
+    code = FORK.format(before=before, after=after)
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORK, checkpoints["bert"]],
+        [sys.executable, "-W", "ignore", "-c", code, checkpoints["bert"]],
         capture_output=True,
         text=True,
         check=False,
@@ -274,12 +335,12 @@ def test_fit__forked_after_cuda__says_so_and_leaves_unfitted(monkeypatch, make, 
     assert not hasattr(clf, "model_")
 
 
-def report_of_refusal(queue):
+def report_of_refusal():
     try:
         refuse_fork()
-        queue.put("nothing")
     except RuntimeError as error:
-        queue.put(str(error))
+        return str(error)
+    return "not refused"
 
 
 @needs_fork
@@ -287,10 +348,8 @@ def report_of_refusal(queue):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_gpu__forked_after_cuda__is_refused():
     torch.zeros(1, device="cuda")
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    context.Process(target=report_of_refusal, args=(queue,)).start()
-    assert "does not survive a fork" in queue.get()
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert "does not survive a fork" in pool.apply(report_of_refusal)
 
 
 # --- nothing is left behind ------------------------------------------------------------------

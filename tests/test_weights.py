@@ -381,3 +381,68 @@ def test_routing__early_stopping_scorer__is_weighted_by_the_held_out_rows(make, 
     assert clf.best_score_ == pytest.approx(expected, abs=1e-6)
     assert clf.best_score_ == max(epoch["valid_score"] for epoch in clf.history_)
     assert abs(expected - scorer(clf, *arguments)) > 1e-4
+
+
+# --- weights of X_val ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def validation():
+    """Texts to validate on, every third mislabelled, with weights that know of it."""
+    X, y = toy_texts(30, seed=3)
+    y = [{"no": "yes", "yes": "no"}[label] if i % 3 == 0 else label for i, label in enumerate(y)]
+    return X, y, np.where(np.arange(30) % 3, 1.0, 0.25)
+
+
+def test_sample_weight_val__validation_loss_and_score__are_weighted(make, binary, validation):
+    X_val, y_val, weights = validation
+    clf = make(max_epochs=1, scoring="accuracy", class_weight={"no": 2.0})
+    clf.fit(*binary, X_val=X_val, y_val=y_val, sample_weight_val=weights)
+    by_class = np.where(np.array(y_val) == "no", 2.0, 1.0)
+    expected = log_loss(y_val, clf.predict_proba(X_val), sample_weight=weights * by_class)
+    assert clf.history_[0]["valid_loss"] == pytest.approx(expected, abs=1e-6)
+    expected = accuracy_score(y_val, clf.predict(X_val), sample_weight=weights)
+    assert clf.best_score_ == pytest.approx(expected)
+    assert clf.best_score_ != accuracy_score(y_val, clf.predict(X_val))
+
+
+def test_sample_weight_val__zero__equals_absent(make, binary, validation):
+    X_val, y_val, weights = validation
+    kept = np.flatnonzero(weights == 1)
+    zeroed = make(max_epochs=2).fit(
+        *binary, X_val=X_val, y_val=y_val, sample_weight_val=weights == 1
+    )
+    absent = make(max_epochs=2).fit(
+        *binary, X_val=[X_val[i] for i in kept], y_val=[y_val[i] for i in kept]
+    )
+    assert zeroed.best_score_ == absent.best_score_
+
+
+def test_sample_weight_val__routed_through_a_pipeline__arrives(make, binary, validation):
+    X_val, y_val, weights = validation
+    arrays = {"X_val": X_val, "y_val": y_val, "sample_weight_val": weights}
+    expected = make(max_epochs=1).fit(*binary, **arrays).best_score_
+    with sklearn.config_context(enable_metadata_routing=True):
+        clf = make(max_epochs=1).set_fit_request(**dict.fromkeys(arrays, True))
+        pipeline = make_pipeline(FunctionTransformer(), clf).fit(*binary, **arrays)
+    assert pipeline[-1].best_score_ == expected
+
+
+WRONG_WEIGHTS = {
+    "too few": [1.0, 1.0],
+    "negative": [-1.0] * 30,
+    "NaN": [np.nan] * 30,
+    "all zero": [0.0] * 30,
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_WEIGHTS)
+def test_sample_weight_val__wrong__is_blamed_by_its_name(make, binary, validation, kind):
+    X_val, y_val, _ = validation
+    with pytest.raises(ValueError, match="sample_weight_val"):
+        make().fit(*binary, X_val=X_val, y_val=y_val, sample_weight_val=WRONG_WEIGHTS[kind])
+
+
+def test_sample_weight_val__without_validation_texts__is_refused(make, binary):
+    with pytest.raises(ValueError, match="sample_weight_val is provided, but X_val and y_val"):
+        make().fit(*binary, sample_weight_val=[1.0])
