@@ -176,6 +176,7 @@ class TrainerClassifier(ClassifierMixin, BaseEstimator):
             AutoModelForSequenceClassification,
             AutoTokenizer,
             DataCollatorWithPadding,
+            PrinterCallback,
             Trainer,
             TrainingArguments,
         )
@@ -206,6 +207,7 @@ class TrainerClassifier(ClassifierMixin, BaseEstimator):
             train_dataset=rows,
             data_collator=DataCollatorWithPadding(self.tokenizer_),
         )
+        self.trainer_.remove_callback(PrinterCallback)
         self.trainer_.train()
         return self
 

@@ -22,13 +22,14 @@ CHUNK = 2**22
 
 
 class SteadyLinear(nn.Linear):
-    """A linear layer that is small beside the model, (n, width) -> (n, n_outputs)."""
+    """A linear layer that is small beside the model, (..., width) -> (..., n_outputs)."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Answer as `nn.Linear`, on the CPU by sums."""
         if inputs.device.type != "cpu":
             return super().forward(inputs)
-        return _product(inputs, self.weight) + self.bias
+        answers = _product(inputs.reshape(-1, self.in_features), self.weight) + self.bias
+        return answers.reshape(*inputs.shape[:-1], self.out_features)
 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

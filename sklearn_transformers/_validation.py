@@ -1,5 +1,6 @@
 """Texts and weights as the user may give them -> `list[str]` and arrays."""
 
+import re
 from collections.abc import Sequence, Sized
 from typing import Any
 
@@ -144,7 +145,8 @@ def check_weights(
             sample_weight, texts, dtype=np.float64, ensure_non_negative=True
         )
     except ValueError as error:  # scikit-learn knows but one name
-        raise ValueError(str(error).replace("sample_weight", name)) from error
+        reason = re.sub("^Sample weights|sample_weight", name, str(error))
+        raise ValueError(reason) from error
     if not weights.any():
         raise ValueError(f"{name} is zero for every sample: nothing is left to learn from.")
     return np.asarray(weights)

@@ -240,7 +240,8 @@ def test_tokens__tokenizer_in_python__only_equals_itself(folder):
     class Words:
         """Numbers each word by its length, from an offset on."""
 
-        truncation_side, bos_token_id, cls_token_id, eos_token_id = "right", 0, 0, 0
+        truncation_side = "right"
+        bos_token_id = cls_token_id = eos_token_id = pad_token_id = 0
 
         def __init__(self, offset):
             self.offset = offset
