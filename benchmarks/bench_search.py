@@ -43,6 +43,7 @@ from sklearn_transformers import TransformerTextClassifier, _inference, clear_ca
 from sklearn_transformers._batching import Padding, pad, sorted_batches, training_steps
 from sklearn_transformers._checkpoint import BUNDLED_NAME, find_checkpoint
 from sklearn_transformers._encoded import EncodedTexts
+from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier, head_dropout, parameter_groups
 from sklearn_transformers._net import FineTuningNet
 from sklearn_transformers._pretrained import load_pretrained
@@ -301,7 +302,7 @@ class Job:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         model.eval()
-        _inference.run(model, unseen, padding, "cpu")
+        run(model, unseen, padding, "cpu")  # the one that is not timed as ours
         self.bare.append(time.perf_counter() - start)
 
 
