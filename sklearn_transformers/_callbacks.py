@@ -16,12 +16,12 @@ from sklearn_transformers._compat import FitTask
 from sklearn_transformers._process import is_one_of_many, is_worker
 
 __all__ = [
-    "EpochTasks",
     "KeepBest",
     "LinearSchedule",
     "Progress",
     "ValidationScore",
     "check_callbacks",
+    "epoch_tasks",
     "has_schedule",
     "is_watched",
     "release",
@@ -70,45 +70,51 @@ class ValidationScore(Callback):
     Parameters
     ----------
     score : callable
-        Logits of shape (n_valid, n_classes) and the validation loss -> float.
+        Logits of shape (n_valid, n_classes), their loss and temperature -> float.
     """
 
-    def __init__(self, score: Callable[[np.ndarray, float], float]) -> None:
+    def __init__(self, score: Callable[[np.ndarray, float, float], float]) -> None:
         self.score = score
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
-        loss = net.history[-1, "valid_loss"]
-        net.record("valid_score", self.score(net.valid_logits_, loss), lower_is_better=False)
+        row = net.history[-1]
+        score = self.score(net.valid_logits_, row["valid_loss"], row["temperature"])
+        net.record("valid_score", score, lower_is_better=False)
 
 
 class KeepBest(Callback):
     """Stop when the validation score stalls and go back to the weights that scored best.
+
+    The weights before the first epoch are a candidate like any other, but the first epochs need
+    not beat them at once.
 
     Parameters
     ----------
     n_iter_no_change : int
         Epochs in a row without an improvement of more than `tol` before training stops.
     tol : float
+    start_score : float
+        Score of the weights before the first epoch.
+    start_logits : ndarray of shape (n_valid, n_classes)
+        What they answer.
     """
 
-    def __init__(self, n_iter_no_change: int, tol: float) -> None:
+    def __init__(
+        self, n_iter_no_change: int, tol: float, start_score: float, start_logits: np.ndarray
+    ) -> None:
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
+        self.start_score = start_score
+        self.start_logits = start_logits
 
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        self.best_index_, self.best_score_ = -1, -np.inf
         self.reference_, self.n_stalled_ = -np.inf, 0
-        self.weights_: dict[str, torch.Tensor] = {}
+        self._keep(net, self.start_score, self.start_logits)
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         score = net.history[-1, "valid_score"]
-        if self.best_index_ < 0 or score > self.best_score_:
-            self.best_index_, self.best_score_ = len(net.history) - 1, score
-            # All of them, because a callback may freeze and unfreeze any.
-            self.weights_ = {
-                name: weight.detach().to("cpu", copy=True)
-                for name, weight in net.module_.named_parameters()
-            }
+        if score > self.best_score_:
+            self._keep(net, score, net.valid_logits_)
         if score > self.reference_ + self.tol:
             self.reference_, self.n_stalled_ = score, 0
         else:
@@ -117,11 +123,20 @@ class KeepBest(Callback):
             net.stop_training = True
 
     def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        if self.best_index_ == len(net.history) - 1:
+        if self.best_epoch_ == len(net.history):
             return
         with torch.no_grad():
             for name, weight in net.module_.named_parameters():
                 weight.copy_(self.weights_[name])
+
+    def _keep(self, net: NeuralNet, score: float, logits: np.ndarray) -> None:
+        self.best_epoch_, self.best_score_ = len(net.history), score  # 0 before the first epoch
+        self.logits_ = logits
+        # All of them, because a callback may freeze and unfreeze any.
+        self.weights_ = {
+            name: weight.detach().to("cpu", copy=True)
+            for name, weight in net.module_.named_parameters()
+        }
 
 
 class EpochTasks(Callback):
@@ -144,8 +159,13 @@ class EpochTasks(Callback):
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         net.module_.eval()  # whoever asks for predictions now gets those of a fitted model
-        wants_stop = self.epoch_.end(self.fitted)
+        wants_stop = self.epoch_.end(self.fitted | {"temperature_": net.temperature_})
         net.stop_training = net.stop_training or wants_stop
+
+
+def epoch_tasks(task: FitTask | None, fitted: dict[str, Any]) -> list[EpochTasks]:
+    """The callback that tells scikit-learn's of each epoch, where any of those is set."""
+    return [] if task is None or task.context is None else [EpochTasks(task, fitted)]
 
 
 class Progress(Callback):

@@ -65,26 +65,39 @@ class TransformerTextClassifier(
     dropout : float in [0, 1), default=None
         Dropout in the backbone and in front of the head while training. None keeps what the
         checkpoint states.
+    head_init : {"auto", "logistic", "random"}, default="auto"
+        Where the head starts: from a logistic regression on the vectors of the pretrained
+        backbone, its L2 penalty chosen on held-out parts of the training rows [3]_, or from
+        small random numbers. "auto" is "logistic" in `fit` and "random" in a first
+        `partial_fit`, whose rows need not show every class.
     learning_rate : float or "auto", default="auto"
-        Peak learning rate of the backbone; the new head learns ten times faster. "auto" is
-        2e-4 for a model of width 384 and falls with the square of the width (5e-5 for
-        BERT-base [2]_), at most 5e-4.
+        Peak learning rate of the backbone. "auto" is 2e-4 for a model of width 384 and falls
+        with the square of the width (5e-5 for BERT-base [2]_), at most 5e-4.
+    head_learning_rate : float or "auto", default="auto"
+        Peak learning rate of the head. "auto" is ten times that of the backbone.
+    layer_decay : float in (0, 1], default=1.0
+        Each layer of the backbone learns at `layer_decay` times the rate of the one above it,
+        embeddings slowest. 1 treats all alike.
     weight_decay : float, default=0.01
         Decoupled weight decay of AdamW [1]_; biases and norms are not decayed.
     warmup : float in [0, 1], default=0.1
         Share of the optimiser steps during which the learning rate rises linearly to its
         peak; after that it falls linearly to zero at `max_epochs`.
+    label_smoothing : float in [0, 1), default=0.0
+        Share of each training label that is spread evenly over all classes.
     max_grad_norm : float or None, default=1.0
         Gradients with a larger Euclidean norm are scaled down to it. None does not clip.
-    batch_size : int, default=32
+    batch_size : int or "auto", default="auto"
         Texts per optimiser step. Steps that hold too many tokens are computed in parts, with
-        the same gradient.
-    max_epochs : int, default=10
-        Most passes over the training texts.
-    early_stopping : bool, default=True
-        Score held-out rows after each epoch, stop when the score stalls, and go back to the
-        weights that scored best. If False, all rows train for `max_epochs`; rows passed as
-        `X_val` are then scored for the record only.
+        the same gradient. "auto" gives an epoch about 40 steps: 8 for few rows, 32 for many.
+    max_epochs : int or "auto", default="auto"
+        Most passes over the training texts. "auto" makes at least 200 steps out of them: 10 for
+        few rows, 3 for many.
+    early_stopping : bool or "auto", default="auto"
+        Score held-out rows before the first and after each epoch, stop when the score stalls,
+        and go back to the weights that scored best. If False, all rows train for `max_epochs`;
+        rows passed as `X_val` are then scored and calibrated on only. "auto" is True when there
+        is enough to judge by: `X_val`, or 30 rows to hold out.
     validation_fraction : float in [0, 1), default=0.1
         Share of the rows to hold out for early stopping: shuffled, stratified, at least one
         row; a class with a single row stays in training. Unused when `X_val` is passed.
@@ -93,6 +106,10 @@ class TransformerTextClassifier(
     tol : float, default=0.0
         Improvements of at most `tol` do not postpone stopping; the weights kept are still
         those of the best score.
+    calibrate : bool, default=True
+        Divide the logits by the temperature that suits the held-out rows best [4]_, so that
+        `predict_proba` neither promises too much nor too little. Labels stay as they are.
+        Without rows to validate on the temperature is 1.
     scoring : "loss", str or callable, default="loss"
         How the held-out rows are scored: by their weighted cross-entropy, a scorer name of
         scikit-learn, or a callable ``scorer(estimator, X, y)``; greater is better. Scorers
@@ -137,8 +154,18 @@ class TransformerTextClassifier(
         Where the model is.
     precision_ : str
         Number format that training used.
-    learning_rate_ : float
-        Peak learning rate of the backbone that training used.
+    learning_rate_, head_learning_rate_ : float
+        Peak learning rates of backbone and head that training used.
+    batch_size_, max_epochs_ : int
+        What training used.
+    early_stopping_ : bool
+        Whether held-out rows decided which weights to keep.
+    temperature_ : float
+        What logits are divided by; above 1 where training made the model too sure of itself.
+    truncation_report_ : dict
+        What `max_length` cut off the training texts: `n_texts`, `n_cut`, `share_cut`,
+        `share_of_tokens_lost`, `length_for_95_percent` (the `max_length` that keeps 95 % of the
+        texts whole) and `longest`, in tokens.
     max_length_ : int
         Longest input in tokens that the model gets.
     pooling_ : str
@@ -149,14 +176,17 @@ class TransformerTextClassifier(
         Epochs run, over all calls when training was continued.
     best_epoch_ : int
         Epoch, counted from 1, whose weights the model has: the one with the best score with
-        early stopping, else the last.
+        early stopping, else the last. 0 if no epoch was better than the start.
     best_score_ : float or None
         Validation score of that epoch; minus the validation loss with ``scoring="loss"``.
         None without validation rows.
     history_ : list of dict
-        One dict per epoch: `epoch`, `train_loss`, `learning_rate` (the backbone's at the end
-        of the epoch), `seconds`, `examples_per_second` and `tokens_per_second` (of training,
-        without padding); with validation rows also `valid_loss` and `valid_score`.
+        One dict per epoch, ``history_[i]`` for epoch i: `epoch`, `train_loss`, `learning_rate`
+        (the backbone's at the end of the epoch), `seconds` and, of these, `train_seconds`;
+        `examples_per_second` and `tokens_per_second` (of training, without padding); with
+        validation rows also `valid_loss` (calibrated), `valid_score`, `temperature` and
+        `valid_seconds`. Epoch 0 is the start, with `load_seconds`, `tokenise_seconds` and, for
+        a head from a logistic regression, `head_seconds` and its `train_loss`.
 
     See Also
     --------
@@ -176,6 +206,11 @@ class TransformerTextClassifier(
     .. [2] Devlin et al. (2019), "BERT: Pre-training of Deep Bidirectional Transformers for
        Language Understanding", NAACL.
 
+    .. [3] Kumar et al. (2022), "Fine-Tuning can Distort Pretrained Features and Underperform
+       Out-of-Distribution", ICLR.
+
+    .. [4] Guo et al. (2017), "On Calibration of Modern Neural Networks", ICML.
+
     Examples
     --------
     >>> from sklearn_transformers import TransformerTextClassifier
@@ -191,16 +226,21 @@ class TransformerTextClassifier(
         "max_length": [Interval(Integral, 1, None, closed="left")],
         "pooling": [StrOptions({"auto", "cls", "mean", "max", "last"})],
         "dropout": [Interval(Real, 0, 1, closed="left"), None],
+        "head_init": [StrOptions({"auto", "logistic", "random"})],
         "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "head_learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "layer_decay": [Interval(Real, 0, 1, closed="right")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "warmup": [Interval(Real, 0, 1, closed="both")],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
-        "early_stopping": ["boolean"],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "early_stopping": ["boolean", StrOptions({"auto"})],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
+        "calibrate": ["boolean"],
         "scoring": [StrOptions({"loss", *get_scorer_names()}), callable],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "device": "no_validation",  # torch knows which devices there are: see resolve_device
@@ -218,16 +258,21 @@ class TransformerTextClassifier(
         max_length: int = 256,
         pooling: str = "auto",
         dropout: float | None = None,
+        head_init: str = "auto",
         learning_rate: float | str = "auto",
+        head_learning_rate: float | str = "auto",
+        layer_decay: float = 1.0,
         weight_decay: float = 0.01,
         warmup: float = 0.1,
+        label_smoothing: float = 0.0,
         max_grad_norm: float | None = 1.0,
-        batch_size: int = 32,
-        max_epochs: int = 10,
-        early_stopping: bool = True,
+        batch_size: int | str = "auto",
+        max_epochs: int | str = "auto",
+        early_stopping: bool | str = "auto",
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 3,
         tol: float = 0.0,
+        calibrate: bool = True,
         scoring: Any = "loss",
         class_weight: Any = None,
         device: Any = "auto",
@@ -241,9 +286,13 @@ class TransformerTextClassifier(
         self.max_length = max_length
         self.pooling = pooling
         self.dropout = dropout
+        self.head_init = head_init
         self.learning_rate = learning_rate
+        self.head_learning_rate = head_learning_rate
+        self.layer_decay = layer_decay
         self.weight_decay = weight_decay
         self.warmup = warmup
+        self.label_smoothing = label_smoothing
         self.max_grad_norm = max_grad_norm
         self.batch_size = batch_size
         self.max_epochs = max_epochs
@@ -251,6 +300,7 @@ class TransformerTextClassifier(
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
+        self.calibrate = calibrate
         self.scoring = scoring
         self.class_weight = class_weight
         self.device = device
@@ -282,8 +332,9 @@ class TransformerTextClassifier(
         sample_weight : array-like of shape (n_samples,), default=None
             Weight of each row in the loss; a row of weight 0 is as good as absent.
         X_val : like `X`, default=None
-            Texts to validate on, instead of held-out rows of `X`. In a cross-validation,
-            scikit-learn cuts arrays as long as `X` into folds: another length is left whole.
+            Texts to validate and calibrate on, instead of held-out rows of `X`. In a
+            cross-validation, scikit-learn cuts arrays as long as `X` into folds: another length
+            is left whole.
         y_val : array-like of shape (n_val,), default=None
             Their labels.
         sample_weight_val : array-like of shape (n_val,), default=None
@@ -321,7 +372,8 @@ class TransformerTextClassifier(
                     f"previous call to fit. Previously got {self.classes_.tolist()}, `y` has "
                     f"{codec.classes.tolist()}."
                 )
-        task = FitTask.of_fit(self, X, y, sample_weight, self.max_epochs)
+        n_epochs = None if self.max_epochs == "auto" else int(self.max_epochs)
+        task = FitTask.of_fit(self, X, y, sample_weight, n_epochs)
         fitted = fine_tune(
             self,
             X,
@@ -423,7 +475,7 @@ class TransformerTextClassifier(
         """
         from sklearn_transformers._targets import ClassCodec
 
-        return ClassCodec.probabilities(self._logits(X))
+        return ClassCodec.probabilities(self._logits(X), self.temperature_)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Predict the logarithm of the probability of each class.
@@ -440,7 +492,7 @@ class TransformerTextClassifier(
         """
         from sklearn_transformers._targets import ClassCodec
 
-        return ClassCodec.log_probabilities(self._logits(X))
+        return ClassCodec.log_probabilities(self._logits(X), self.temperature_)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Compute the confidence in each class.
@@ -454,10 +506,12 @@ class TransformerTextClassifier(
         -------
         scores : ndarray of shape (n_samples,) or (n_samples, n_classes), float64
             For two classes the log-odds of ``classes_[1]``, positive where it is predicted;
-            otherwise the logits, unnormalised.
+            otherwise the logits, unnormalised; both after division by `temperature_`.
         """
-        logits = self._logits(X).astype(np.float64)
-        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
+        from sklearn_transformers._targets import ClassCodec
+
+        scores = ClassCodec.scores(self._logits(X), self.temperature_)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
     def transform(self, X: Any) -> np.ndarray:
         """Turn texts into the vectors that the fine-tuned head sees.

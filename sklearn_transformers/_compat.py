@@ -36,7 +36,9 @@ class FitTask:
         self.arguments = arguments
 
     @classmethod
-    def of_fit(cls, estimator: Any, X: Any, y: Any, sample_weight: Any, n_epochs: int) -> "FitTask":
+    def of_fit(
+        cls, estimator: Any, X: Any, y: Any, sample_weight: Any, n_epochs: int | None
+    ) -> "FitTask":
         """Begin a whole `fit`."""
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         arguments = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}

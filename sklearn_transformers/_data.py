@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from sklearn_transformers._encoded import EncodedTexts
 from sklearn_transformers._split import hold_out
 from sklearn_transformers._targets import ClassCodec
-from sklearn_transformers._tokenization import encode
+from sklearn_transformers._tokenization import encode_and_count
 from sklearn_transformers._validation import check_same_length, check_texts, check_weights
+from sklearn_transformers.exceptions import TextDataWarning
 
 __all__ = ["LabelledTexts", "Rows", "read_rows", "read_validation", "split_rows", "tokenise_rows"]
 
@@ -85,6 +86,7 @@ def split_rows(rows: Rows, fraction: float, rng: np.random.Generator) -> tuple[R
         warnings.warn(
             f"None of the {len(rows)} rows can be held out, because no class has a second row: "
             "training runs for max_epochs without early stopping.",
+            TextDataWarning,
             stacklevel=2,
         )
         return rows, None
@@ -93,8 +95,8 @@ def split_rows(rows: Rows, fraction: float, rng: np.random.Generator) -> tuple[R
 
 def tokenise_rows(
     rows: Rows, class_weights: np.ndarray, tokenizer: Tokenizer, max_length: int
-) -> LabelledTexts:
-    """Token ids, codes, and class weight x sample weight."""
+) -> tuple[LabelledTexts, np.ndarray]:
+    """Token ids, codes, and class weight x sample weight; and each text's length before cutting."""
     # Each is brought below 1 first: sums and products of huge or tiny weights would not be finite.
     by_row = rows.weights / rows.weights.max()
     by_class = class_weights / max(class_weights.max(), np.finfo(float).tiny)
@@ -105,5 +107,5 @@ def tokenise_rows(
             "class_weight is zero for every class that occurs among the training or the "
             "validation rows: nothing is left to learn from or to judge by."
         )
-    encoded = encode(tokenizer, rows.texts, max_length)
-    return LabelledTexts(encoded, rows.codes, weights * (len(rows) / total))
+    encoded, full_lengths = encode_and_count(tokenizer, rows.texts, max_length)
+    return LabelledTexts(encoded, rows.codes, weights * (len(rows) / total)), full_lengths

@@ -1,5 +1,7 @@
 """Resolve "auto": device, precision and seed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from sklearn_transformers._process import refuse_fork, worker_number
 __all__ = [
     "autocast",
     "draw_seed",
+    "own_grad_mode",
     "present_device",
     "resolve_device",
     "resolve_precision",
@@ -97,6 +100,13 @@ def autocast(device: str, precision: str) -> torch.autocast:
     # torch empties its cache of cast weights only when the outermost block ends. Inside one of
     # the caller's it would serve weights from before the last step; ours are used once anyway.
     return torch.autocast(kind, dtype=dtype, enabled=dtype is not None, cache_enabled=False)
+
+
+@contextmanager
+def own_grad_mode(device: str) -> Iterator[None]:
+    """Step out of the no_grad, inference_mode or autocast block that the caller may stand in."""
+    with torch.inference_mode(False), torch.enable_grad(), autocast(device, "float32"):
+        yield
 
 
 def to_device(array: np.ndarray, device: str) -> torch.Tensor:

@@ -49,6 +49,11 @@ class EncodedTexts:
         offsets = self.offsets[: n_texts + 1]
         return EncodedTexts(self.ids[: offsets[-1]], offsets)
 
+    def take(self, rows: np.ndarray) -> "EncodedTexts":
+        """These texts only, in this order."""
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(self.offsets.dtype)
+        return EncodedTexts(self.tokens(rows), offsets)
+
     def tokens(self, rows: np.ndarray) -> np.ndarray:
         """Token ids of the texts `rows`, one text after the other, shape (n_tokens,)."""
         return np.concatenate([self.ids[self.offsets[i] : self.offsets[i + 1]] for i in rows])

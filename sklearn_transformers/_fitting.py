@@ -1,45 +1,53 @@
 """The path of the data through `fit` and `partial_fit`: parameters in, fitted attributes out."""
 
-import copy
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from sklearn_transformers._batching import Padding
+from sklearn_transformers._calibration import cross_entropies, fit_temperature
 from sklearn_transformers._callbacks import (
-    EpochTasks,
     KeepBest,
     LinearSchedule,
     Progress,
     ValidationScore,
     check_callbacks,
+    epoch_tasks,
     has_schedule,
-    is_watched,
     release,
     shows_epochs,
 )
 from sklearn_transformers._compat import FitTask
 from sklearn_transformers._data import (
     LabelledTexts,
+    Rows,
     read_rows,
     read_validation,
     split_rows,
     tokenise_rows,
 )
-from sklearn_transformers._device import autocast, draw_seed, resolve_device, resolve_precision
+from sklearn_transformers._device import draw_seed, own_grad_mode, resolve_device, resolve_precision
+from sklearn_transformers._diagnosis import (
+    report_truncation,
+    warn_of_rare_classes,
+    warn_of_rows,
+    warn_of_tokens,
+    warn_of_useless_fit,
+)
 from sklearn_transformers._judge import Judge
-from sklearn_transformers._model import TextClassifier, default_learning_rate, head_dropout
-from sklearn_transformers._net import FineTuningNet, Recipe
-from sklearn_transformers._pretrained import load_pretrained
+from sklearn_transformers._model import TextClassifier
+from sklearn_transformers._net import FineTuningNet, validate
 from sklearn_transformers._process import seeded
+from sklearn_transformers._recipe import Recipe, holds_out
+from sklearn_transformers._start import (
+    check_start,
+    resolve_recipe,
+    start_head,
+    start_parameters,
+    starting_model,
+)
 from sklearn_transformers._targets import ClassCodec
-from sklearn_transformers._tokenization import resolve_max_length
 from sklearn_transformers._validation import check_texts
 
 __all__ = ["fine_tune"]
@@ -49,8 +57,11 @@ HISTORY_KEYS = (
     "train_loss",
     "valid_loss",
     "valid_score",
+    "temperature",
     "learning_rate",
     "seconds",
+    "train_seconds",
+    "valid_seconds",
     "examples_per_second",
     "tokens_per_second",
 )
@@ -93,13 +104,16 @@ def fine_tune(
         Name -> value of every fitted attribute.
     """
     # 1. Read the data and the parameters; what is wrong with them is said before any loading.
+    clock = _Clock()
     texts = check_texts(X)
     labels = ClassCodec.read(y)
     codec = ClassCodec.learn(labels) if codec is None else codec
     rows = read_rows(codec, texts, labels, sample_weight)
     valid = read_validation(codec, X_val, y_val, sample_weight_val)
     callbacks = check_callbacks(estimator.callbacks)
-    _check_start(estimator, proceed)
+    check_start(estimator, proceed)
+    if not one_epoch:
+        warn_of_rows(rows, codec.classes)
 
     # 2. Resolve "auto" where it depends on the machine alone.
     device = resolve_device(estimator.device)
@@ -109,69 +123,147 @@ def fine_tune(
     rng = np.random.default_rng([seed, len(history)])
 
     # 3. Hold out rows to validate on.
-    train, early_stopping = rows, estimator.early_stopping and not one_epoch
     weigh_scores = (sample_weight if valid is None else sample_weight_val) is not None
-    if early_stopping and valid is None:
-        train, valid = split_rows(rows, estimator.validation_fraction, rng)
+    train, valid, early_stopping = _hold_out(estimator, rows, valid, codec.classes, rng, one_epoch)
     class_weights = codec.class_weights(estimator.class_weight, train.codes, train.weights)
     judge = None
     if valid is not None:
         y_valid, weights = codec.classes[valid.codes], valid.weights if weigh_scores else None
         judge = Judge(estimator, codec.classes, valid.texts, y_valid, weights)
 
-    with seeded(int(rng.integers(2**63)), device), _own_grad_mode(device):
+    with seeded(int(rng.integers(2**63)), device), own_grad_mode(device):
         # 4. The model to start from.
-        model, tokenizer, padding = _starting_model(estimator, len(codec.classes), proceed)
-        n_epochs = 1 if one_epoch else int(estimator.max_epochs)
-        recipe = _recipe(estimator, model, padding, device, precision, n_epochs)
+        model, tokenizer, padding = starting_model(estimator, len(codec.classes), proceed)
+        recipe = resolve_recipe(estimator, model, padding, device, precision, len(train), one_epoch)
+        load_seconds = clock.lap()
+
+        # 5. Texts become tokens.
+        train_data, lengths = tokenise_rows(train, class_weights, tokenizer, padding.longest)
+        valid_data = None
+        if valid is not None:
+            valid_data, _ = tokenise_rows(valid, class_weights, tokenizer, padding.longest)
+        if not one_epoch:
+            warn_of_tokens(tokenizer, train.texts, train_data.texts, lengths, padding.longest)
         fitted = {
             "classes_": codec.classes,
-            "model_": model.to(device),
+            "model_": model.to(device).eval(),
             "tokenizer_": tokenizer,
             "device_": device,
             "precision_": precision,
             "learning_rate_": recipe.learning_rate,
+            "head_learning_rate_": recipe.head_learning_rate,
+            "batch_size_": recipe.batch_size,
+            "max_epochs_": recipe.max_epochs,
+            "early_stopping_": early_stopping,
             "max_length_": padding.longest,
+            "truncation_report_": report_truncation(lengths, padding.longest),
             "pooling_": model.pooling,
+            "temperature_": 1.0,
             "seed_": seed,
             "_padding": asdict(padding),
-            "_started_with": _start_parameters(estimator),
+            "_started_with": start_parameters(estimator),
             "_n_features_out": model.width,
         }
-
-        # 5. Tokens and weights, then training.
-        train_data = tokenise_rows(train, class_weights, tokenizer, padding.longest)
-        valid_data = None
-        if judge is not None and valid is not None:
+        if judge is not None:
             judge.meet(fitted)
-            valid_data = tokenise_rows(valid, class_weights, tokenizer, padding.longest)
+        start = {"epoch": 0, "load_seconds": load_seconds, "tokenise_seconds": clock.lap()}
+
+        # 6. The head's first weights, and the score before the first epoch.
+        if not proceed and not one_epoch and estimator.head_init != "random":
+            start["train_loss"] = start_head(model, train.texts, train_data, recipe, rng)
+            start["head_seconds"] = clock.lap()
         keep_best = None
-        if early_stopping and judge is not None:
-            keep_best = KeepBest(estimator.n_iter_no_change, estimator.tol)
-        if task is not None and task.context is not None:
-            callbacks.append(EpochTasks(task, fitted))
+        if judge is not None and valid_data is not None:
+            logits, loss, temperature = validate(model, valid_data, recipe)
+            score = judge.score(logits, loss, temperature)
+            start |= {"valid_loss": loss, "valid_score": score, "temperature": temperature}
+            start["valid_seconds"] = clock.lap()
+            if early_stopping:
+                keep_best = KeepBest(estimator.n_iter_no_change, estimator.tol, score, logits)
+        start |= {"learning_rate": 0.0, "seconds": clock.total()}
+
+        # 7. Training.
+        callbacks += epoch_tasks(task, fitted)
         epochs = _train(
             estimator, model, recipe, rng, train_data, valid_data, judge, keep_best, callbacks
         )
 
-    # 6. Plain records of what happened; net, optimiser and batches end here.
+    # 8. Plain records of what happened; net, optimiser and batches end here.
     model.eval().requires_grad_(True)
-    history += [row | {"epoch": len(history) + row["epoch"]} for row in epochs]
-    n_later = 0 if keep_best is None else len(epochs) - 1 - keep_best.best_index_
-    best = history[-1 - n_later]
-    return fitted | {
+    if keep_best is not None and valid_data is not None:
+        _look_at_result(train_data, valid_data, keep_best)
+    return fitted | _records(estimator, history if proceed else [start], start, epochs, keep_best)
+
+
+def _records(
+    estimator: Any,
+    history: list[dict[str, Any]],
+    start: dict[str, Any],
+    epochs: list[dict[str, Any]],
+    keep_best: KeepBest | None,
+) -> dict[str, Any]:
+    """The fitted attributes that tell of the epochs; those before this call count along."""
+    n_before = len(history) - 1
+    history = history + [row | {"epoch": n_before + row["epoch"]} for row in epochs]
+    best = history[-1]
+    if keep_best is not None:
+        best = history[n_before + keep_best.best_epoch_]
+        if keep_best.best_epoch_ == 0:  # the model stays what it was, and so does its epoch
+            best = start | {"epoch": estimator.best_epoch_ if n_before else 0}
+    return {
         "history_": history,
-        "n_iter_": len(history),
+        "n_iter_": len(history) - 1,
         "best_epoch_": best["epoch"],
         "best_score_": best.get("valid_score"),
+        "temperature_": best.get("temperature", estimator.temperature_ if n_before else 1.0),
     }
 
 
-@contextmanager
-def _own_grad_mode(device: str) -> Iterator[None]:
-    """Step out of the no_grad, inference_mode or autocast block that the caller may stand in."""
-    with torch.inference_mode(False), torch.enable_grad(), autocast(device, "float32"):
-        yield
+def _look_at_result(train: LabelledTexts, valid: LabelledTexts, keep_best: KeepBest) -> None:
+    """Warn when the model is no better than the share of each class."""
+    logits = keep_best.logits_
+    temperature = fit_temperature(logits, valid.codes, valid.weights)
+    # One row more for each class: one that only validation has is unlikely, not impossible.
+    mass = np.bincount(train.codes, train.weights, minlength=logits.shape[1]) + 1
+    warn_of_useless_fit(
+        cross_entropies(logits, valid.codes, temperature),
+        -np.log(mass / mass.sum())[valid.codes],
+        valid.weights,
+    )
+
+
+class _Clock:
+    """Seconds since the last lap, and in all."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        now, before = time.perf_counter(), self._last
+        self._last = now
+        return now - before
+
+    def total(self) -> float:
+        return time.perf_counter() - self._start
+
+
+def _hold_out(
+    estimator: Any,
+    rows: Rows,
+    valid: Rows | None,
+    classes: np.ndarray,
+    rng: np.random.Generator,
+    one_epoch: bool,
+) -> tuple[Rows, Rows | None, bool]:
+    """Rows to train on, rows to validate on, and whether these stop the training."""
+    early_stopping = estimator.early_stopping
+    if early_stopping == "auto":
+        early_stopping = valid is not None or holds_out(len(rows), estimator.validation_fraction)
+    if one_epoch or not early_stopping or valid is not None:
+        return rows, valid, bool(early_stopping) and not one_epoch
+    warn_of_rare_classes(rows.codes, classes)
+    train, valid = split_rows(rows, estimator.validation_fraction, rng)
+    return train, valid, valid is not None
 
 
 def _train(
@@ -205,66 +297,3 @@ def _train(
         if progress is not None:
             progress.close()
     return [{key: row[key] for key in HISTORY_KEYS if key in row} for row in net.history]
-
-
-def _start_parameters(estimator: Any) -> dict[str, Any]:
-    """The parameters that only a fresh start can change."""
-    return {
-        "model": os.path.normpath(os.fspath(estimator.model)),
-        "pooling": estimator.pooling,
-        "dropout": estimator.dropout,
-    }
-
-
-def _check_start(estimator: Any, proceed: bool) -> None:
-    if not proceed:
-        return
-    for name, now in _start_parameters(estimator).items():
-        before = estimator._started_with[name]
-        if now != before and (name, now) != ("pooling", estimator.pooling_):
-            raise ValueError(
-                f"Training goes on from a model that began with {name}={before!r}, but the "
-                f"parameter is now {name}={now!r}. Set it back, or fit a new estimator."
-            )
-
-
-def _starting_model(
-    estimator: Any, n_classes: int, proceed: bool
-) -> tuple[TextClassifier, Tokenizer, Padding]:
-    """The model that training starts from; never the very object that the estimator holds."""
-    if proceed:
-        # Training works on a copy: should it fail, the estimator still has what it had.
-        model, tokenizer = copy.deepcopy(estimator.model_), estimator.tokenizer_
-        known = estimator._padding
-    else:
-        pretrained = load_pretrained(
-            estimator.model, dropout=estimator.dropout, show_downloads=is_watched(estimator.verbose)
-        )
-        tokenizer, backbone = pretrained.tokenizer, pretrained.backbone
-        pooling = pretrained.pooling if estimator.pooling == "auto" else estimator.pooling
-        dropout = head_dropout(backbone.config, estimator.dropout)
-        model = TextClassifier(backbone, pretrained.width, pooling, n_classes, dropout).draw_head()
-        known = {"pad_id": pretrained.pad_id, "masked": pretrained.masks_padding}
-    longest = resolve_max_length(estimator.max_length, tokenizer, model.backbone)
-    return model, tokenizer, Padding(**(known | {"longest": longest}))
-
-
-def _recipe(
-    estimator: Any,
-    model: TextClassifier,
-    padding: Padding,
-    device: str,
-    precision: str,
-    max_epochs: int,
-) -> Recipe:
-    rate, norm = estimator.learning_rate, estimator.max_grad_norm
-    return Recipe(
-        learning_rate=default_learning_rate(model.width) if rate == "auto" else float(rate),
-        weight_decay=float(estimator.weight_decay),
-        max_grad_norm=None if norm is None else float(norm),
-        batch_size=int(estimator.batch_size),
-        max_epochs=max_epochs,
-        device=device,
-        precision=precision,
-        padding=padding,
-    )

@@ -21,6 +21,7 @@ def run(
     padding: Padding,
     device: str,
     *,
+    precision: str = "float32",
     observe: Callable[[np.ndarray, torch.Tensor], None] | None = None,
 ) -> np.ndarray:
     """Send every text through `forward` and bring the answers back in the order of `texts`.
@@ -33,6 +34,8 @@ def run(
     texts : EncodedTexts
     padding : Padding
     device : str
+    precision : str, default="float32"
+        Number format of the forward pass.
     observe : callable, default=None
         Called after each batch with its rows and outputs.
 
@@ -43,8 +46,8 @@ def run(
     if device.startswith("cuda"):
         refuse_fork()
     batches, outputs = [], []
-    # The caller may stand inside an autocast block: answers are float32 all the same.
-    with torch.inference_mode(), autocast(device, "float32"):
+    # The caller may stand inside an autocast block: it makes no difference to the answers.
+    with torch.inference_mode(), autocast(device, precision):
         for rows in sorted_batches(texts.lengths, np.arange(len(texts)), padding):
             input_ids, mask = pad(texts, rows, padding)
             output = forward(to_device(input_ids, device), to_device(mask, device))

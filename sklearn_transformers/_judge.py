@@ -61,10 +61,11 @@ class Judge:
         """Take on the fitted attributes that the scorer is to see."""
         self.view.__dict__.update(fitted)
 
-    def score(self, logits: np.ndarray, loss: float) -> float:
-        """Score an epoch by the logits of the validation texts and their loss."""
+    def score(self, logits: np.ndarray, loss: float, temperature: float) -> float:
+        """Score an epoch by the logits of the validation texts, their loss and temperature."""
         if self.scoring == "loss":
             return -loss
+        self.meet({"temperature_": temperature})
         # The answers are known: asked for these texts, the view does not compute them again.
         self.view._known_logits = (self.texts, logits)
         score = self.scorer(self.view, self.texts, self.labels, **self.extra)
@@ -85,7 +86,7 @@ class Judge:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self.score(np.zeros((len(self.texts), len(classes)), np.float32), 0.0)
+                self.score(np.zeros((len(self.texts), len(classes)), np.float32), 0.0, 1.0)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"scoring={self.scoring!r} cannot score the {len(self.texts)} validation rows, "

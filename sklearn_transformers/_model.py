@@ -11,11 +11,7 @@ from transformers import PreTrainedModel
 from sklearn_transformers._device import autocast
 from sklearn_transformers._steady import SteadyLinear
 
-__all__ = ["TextClassifier", "default_learning_rate", "head_dropout", "parameter_groups"]
-
-# The head starts from nothing while the backbone is pretrained: it learns this much faster.
-# The idea of separate rates is Howard & Ruder (2018), ULMFiT.
-HEAD_RATE = 10.0
+__all__ = ["TextClassifier", "head_dropout", "parameter_groups"]
 
 # Where architectures keep the dropout in front of their own classification head.
 _HEAD_DROPOUTS = (
@@ -97,28 +93,55 @@ def head_dropout(config: Config, dropout: float | None) -> float:
     return next((float(value) for value in stated if value is not None), 0.0)
 
 
-def default_learning_rate(width: int) -> float:
-    """The backbone's peak learning rate: 2e-4 at a width of 384, falling with its square.
-
-    5e-5 for BERT-base (768), 2.8e-5 for BERT-large (1024), never above 5e-4.
-    """
-    return float(min(5e-4, 2e-4 * (384 / width) ** 2))
-
-
 def parameter_groups(
-    model: TextClassifier, learning_rate: float, weight_decay: float
+    model: TextClassifier,
+    learning_rate: float,
+    head_learning_rate: float,
+    layer_decay: float,
+    weight_decay: float,
 ) -> list[dict[str, Any]]:
     """Parameters for the optimiser, by learning rate and weight decay.
 
     Biases and the weights of norms, which are the one-dimensional parameters, are not decayed.
+    With `layer_decay` below 1, each layer further from the head learns that much slower than
+    the one above it, embeddings slowest.
     """
-    groups = []
-    for part, rate in ((model.backbone, learning_rate), (model.head, learning_rate * HEAD_RATE)):
-        weights = [p for p in part.parameters() if p.requires_grad]
-        for params, decay in (
-            ([p for p in weights if p.ndim > 1], weight_decay),
-            ([p for p in weights if p.ndim <= 1], 0.0),
-        ):
-            if params:
-                groups.append({"params": params, "lr": rate, "weight_decay": decay})
-    return groups
+    by_rate: dict[tuple[float, float], list[nn.Parameter]] = {}
+    depth = _depths(model.backbone)
+    rates = [
+        (weight, learning_rate * layer_decay ** depth[name])
+        for name, weight in model.backbone.named_parameters()
+    ]
+    rates += [(weight, head_learning_rate) for weight in model.head.parameters()]
+    for weight, rate in rates:
+        if weight.requires_grad:
+            decay = weight_decay if weight.ndim > 1 else 0.0
+            by_rate.setdefault((rate, decay), []).append(weight)
+    return [
+        {"params": weights, "lr": rate, "weight_decay": decay}
+        for (rate, decay), weights in by_rate.items()
+    ]
+
+
+def _depths(backbone: nn.Module) -> dict[str, int]:
+    """How many layers each parameter is away from the topmost one."""
+    names = [name for name, _ in backbone.named_parameters()]
+    stacks = [
+        (path, module)
+        for path, module in backbone.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) > 1
+    ]
+    if not stacks:  # one layer, or one that is repeated
+        return dict.fromkeys(names, 0)
+    path, stack = max(stacks, key=lambda item: sum(p.numel() for p in item[1].parameters()))
+    inside = [name for name in names if name.startswith(f"{path}.")]
+    first = names.index(inside[0])
+    depths = {
+        name: int(name.removeprefix(f"{path}.").split(".")[0]) for name in inside
+    }  # from below
+    return {
+        name: len(stack) - 1 - depths[name]
+        if name in depths
+        else (len(stack) if names.index(name) < first else 0)
+        for name in names
+    }

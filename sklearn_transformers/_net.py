@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,32 +11,20 @@ from skorch import NeuralNetClassifier
 from skorch.callbacks import EarlyStopping
 from torch import nn
 
-from sklearn_transformers._batching import Padding, pad, sorted_batches, training_steps
+from sklearn_transformers._batching import pad, sorted_batches, training_steps
+from sklearn_transformers._calibration import cross_entropies, fit_temperature
 from sklearn_transformers._data import LabelledTexts
 from sklearn_transformers._device import autocast, to_device
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier, parameter_groups
+from sklearn_transformers._recipe import Recipe
 from sklearn_transformers._steady import steady_norms
 from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers.exceptions import TrainingDivergedError
 
-__all__ = ["FineTuningNet", "Recipe"]
+__all__ = ["FineTuningNet", "validate"]
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything the loop needs to know beside the model and the data, with no "auto" left."""
-
-    learning_rate: float
-    weight_decay: float
-    max_grad_norm: float | None
-    batch_size: int
-    max_epochs: int
-    device: str
-    precision: str
-    padding: Padding
 
 
 class FineTuningNet(NeuralNetClassifier):
@@ -82,13 +69,20 @@ class FineTuningNet(NeuralNetClassifier):
         self.recipe = recipe
         self.rng = rng
         self.stop_training = False
+        self.temperature_ = 1.0
 
     def get_default_callbacks(self) -> list[Any]:
         return []
 
     def initialize_optimizer(self, triggered_directly: Any = None) -> "FineTuningNet":
         recipe = self.recipe
-        groups = parameter_groups(self.module_, recipe.learning_rate, recipe.weight_decay)
+        groups = parameter_groups(
+            self.module_,
+            recipe.learning_rate,
+            recipe.head_learning_rate,
+            recipe.layer_decay,
+            recipe.weight_decay,
+        )
         self.optimizer_ = torch.optim.AdamW(groups, fused=True)
         self.scaler_ = torch.amp.GradScaler(
             torch.device(recipe.device).type, enabled=recipe.precision == "float16"
@@ -123,6 +117,10 @@ class FineTuningNet(NeuralNetClassifier):
             self._train_epoch(train)
             if valid is not None:
                 self._validate(valid)
+                self.history.record(
+                    "valid_seconds", time.perf_counter() - start - self.train_seconds_
+                )
+            self.history.record("train_seconds", self.train_seconds_)
             self.history.record("seconds", time.perf_counter() - start)
             self.notify("on_epoch_end", dataset_train=train, dataset_valid=valid)
             if self.stop_training:
@@ -158,7 +156,7 @@ class FineTuningNet(NeuralNetClassifier):
                 self.notify("on_batch_end", batch=batch, training=True, **result)
             self._update_weights()
         loss = float(self.loss_sum_) / len(data)
-        seconds = time.perf_counter() - start
+        self.train_seconds_ = seconds = time.perf_counter() - start
         self._check_finite("training loss", loss)
         self.record("train_loss", loss)
         self.history.record("learning_rate", self.optimizer_.param_groups[0]["lr"])
@@ -178,7 +176,8 @@ class FineTuningNet(NeuralNetClassifier):
         return logits
 
     def get_loss(self, y_pred: Any, y_true: Any, X: Any = None, **kwargs: Any) -> torch.Tensor:
-        return (ClassCodec.losses(y_pred, y_true) * X["weights"]).sum()
+        losses = ClassCodec.losses(y_pred, y_true, self.recipe.label_smoothing)
+        return (losses * X["weights"]).sum()
 
     def train_step_single(self, batch: Batch, **fit_params: Any) -> dict[str, torch.Tensor]:
         inputs, codes = batch
@@ -208,14 +207,12 @@ class FineTuningNet(NeuralNetClassifier):
             self.history.record_batch("valid_batch_size", len(rows))
             self.notify("on_batch_end", batch=batch, training=False, y_pred=logits)
 
-        self.valid_logits_ = run(
-            self.module_, data.texts, self.recipe.padding, self.recipe.device, observe=observe
+        self.valid_logits_, loss, self.temperature_ = validate(
+            self.module_, data, self.recipe, observe=observe
         )
-        logits, codes = torch.from_numpy(self.valid_logits_), torch.from_numpy(data.codes)
-        losses = ClassCodec.losses(logits, codes).double().numpy()
-        loss = float(np.average(losses, weights=data.weights))
         self._check_finite("validation loss", loss)
         self.record("valid_loss", loss)
+        self.history.record("temperature", self.temperature_)
 
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
@@ -225,3 +222,24 @@ class FineTuningNet(NeuralNetClassifier):
                 f"precision={self.recipe.precision!r}). Lower learning_rate, raise warmup, or "
                 "train with precision='float32'."
             )
+
+
+def validate(
+    model: TextClassifier, data: LabelledTexts, recipe: Recipe, *, observe: Any = None
+) -> tuple[np.ndarray, float, float]:
+    """Answer the validation rows exactly as `predict` would.
+
+    Returns
+    -------
+    logits : ndarray of shape (n_valid, n_classes), float32
+    loss : float
+        Mean cross-entropy of the probabilities, after calibration.
+    temperature : float
+        What the logits are divided by.
+    """
+    logits = run(model, data.texts, recipe.padding, recipe.device, observe=observe)
+    temperature = 1.0
+    if recipe.calibrate:
+        temperature = fit_temperature(logits, data.codes, data.weights)
+    losses = cross_entropies(logits, data.codes, temperature)
+    return logits, float(np.average(losses, weights=data.weights)), temperature

@@ -101,18 +101,31 @@ class ClassCodec:
         return np.asarray(given)
 
     @staticmethod
-    def losses(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    def losses(
+        logits: torch.Tensor, codes: torch.Tensor, label_smoothing: float = 0.0
+    ) -> torch.Tensor:
         """Cross-entropy of each row, shape (n_rows,), float32."""
-        return nn.functional.cross_entropy(logits.float(), codes, reduction="none")
+        return nn.functional.cross_entropy(
+            logits.float(), codes, reduction="none", label_smoothing=label_smoothing
+        )
 
     @staticmethod
-    def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    def scores(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+        """Logits, made milder or bolder, of shape (n_samples, n_classes), float64.
+
+        Divided in float64, different logits stay different: labels never change.
+        """
+        return np.asarray(logits.astype(np.float64) / temperature)
+
+    @classmethod
+    def log_probabilities(cls, logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
         """Logits -> log-probabilities of shape (n_samples, n_classes), float64."""
-        shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+        scores = cls.scores(logits, temperature)
+        shifted = scores - scores.max(axis=1, keepdims=True)
         return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
     @classmethod
-    def probabilities(cls, logits: np.ndarray) -> np.ndarray:
+    def probabilities(cls, logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
         """Logits -> probabilities of shape (n_samples, n_classes), float64, rows sum to 1."""
-        unnormalised = np.exp(cls.log_probabilities(logits))
+        unnormalised = np.exp(cls.log_probabilities(logits, temperature))
         return np.asarray(unnormalised / unnormalised.sum(axis=1, keepdims=True))

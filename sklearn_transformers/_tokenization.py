@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -14,7 +15,7 @@ from sklearn_transformers._cache import TOKENS, fingerprint
 from sklearn_transformers._checkpoint import neutral_id
 from sklearn_transformers._encoded import EncodedTexts
 
-__all__ = ["encode", "resolve_max_length"]
+__all__ = ["encode", "encode_and_count", "resolve_max_length"]
 
 # Texts handed to the tokenizer at once: enough to keep all cores busy, few enough that
 # Python's lists of ints stay small beside the arrays they end in.
@@ -28,6 +29,20 @@ def encode(tokenizer: Tokenizer, texts: list[str], max_length: int) -> EncodedTe
     A text without a single token, such as "" for GPT-2, becomes one neutral token: a model
     cannot read nothing.
     """
+    return encode_and_count(tokenizer, texts, max_length)[0]
+
+
+def encode_and_count(
+    tokenizer: Tokenizer, texts: list[str], max_length: int
+) -> tuple[EncodedTexts, np.ndarray]:
+    """Tokenise as `encode` does, and tell how long the texts are.
+
+    Returns
+    -------
+    encoded : EncodedTexts
+    full_lengths : ndarray of shape (n_texts,), int32
+        Tokens in each text before it was cut, special tokens included.
+    """
     # What transformers passes to the tokenizer's core with each call, and words added to it.
     settings = (
         len(tokenizer),
@@ -37,6 +52,7 @@ def encode(tokenizer: Tokenizer, texts: list[str], max_length: int) -> EncodedTe
         max_length,
     )
     salt = hashlib.blake2b(fingerprint(tokenizer) + repr(settings).encode(), digest_size=16)
+    full_lengths = []
 
     def chunks() -> Iterator[list[bytes]]:
         for start in range(0, len(texts), CHUNK):
@@ -49,12 +65,15 @@ def encode(tokenizer: Tokenizer, texts: list[str], max_length: int) -> EncodedTe
                 fresh = dict(zip(new, computed, strict=True))
                 TOKENS.put_many(fresh)
                 known |= fresh
-            yield [known[key] for key in keys]
+            full_lengths.append(b"".join(known[key][-4:] for key in keys))
+            yield [known[key][:-4] for key in keys]
 
-    return EncodedTexts.from_chunks(chunks())
+    encoded = EncodedTexts.from_chunks(chunks())
+    return encoded, np.frombuffer(b"".join(full_lengths), np.int32)
 
 
 def _tokenise(tokenizer: Tokenizer, texts: list[str], max_length: int) -> list[bytes]:
+    """Each text's ids and, as the last number, how many there would have been; in int32."""
     batch = tokenizer(
         texts,
         truncation=True,
@@ -64,7 +83,26 @@ def _tokenise(tokenizer: Tokenizer, texts: list[str], max_length: int) -> list[b
         return_token_type_ids=False,
     )
     neutral = [neutral_id(tokenizer)]
-    return [array("i", ids or neutral).tobytes() for ids in batch["input_ids"]]
+    all_ids = [ids or neutral for ids in batch["input_ids"]]
+    full_lengths = [len(ids) for ids in all_ids]
+    for row, ids in enumerate(all_ids):
+        if len(ids) >= max_length:
+            full_lengths[row] += _n_cut(tokenizer, texts[row], batch, row)
+    return [
+        array("i", [*ids, length]).tobytes()
+        for ids, length in zip(all_ids, full_lengths, strict=True)
+    ]
+
+
+def _n_cut(tokenizer: Tokenizer, text: str, batch: Any, row: int) -> int:
+    """How many tokens of a text were cut off."""
+    if not batch.encodings:  # a tokenizer in Python
+        whole = tokenizer(text, add_special_tokens=True, verbose=False)
+        return len(whole["input_ids"]) - len(batch["input_ids"][row])
+    # The core keeps what it cut in pieces, each with special tokens of its own.
+    return sum(
+        len(piece) - sum(piece.special_tokens_mask) for piece in batch.encodings[row].overflowing
+    )
 
 
 def _key(salt: Any, text: str) -> bytes:

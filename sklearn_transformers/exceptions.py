@@ -1,6 +1,11 @@
-"""Errors that the package raises beside scikit-learn's own."""
+"""Errors and warnings of the package beside scikit-learn's own."""
 
-__all__ = ["InvalidTextError", "PretrainedModelError", "TrainingDivergedError"]
+__all__ = [
+    "InvalidTextError",
+    "PretrainedModelError",
+    "TextDataWarning",
+    "TrainingDivergedError",
+]
 
 
 class InvalidTextError(ValueError, TypeError):
@@ -17,3 +22,7 @@ class PretrainedModelError(OSError):
 
 class TrainingDivergedError(ArithmeticError):
     """A loss or the model's answers became infinite or not a number while training."""
+
+
+class TextDataWarning(UserWarning):
+    """Something about the texts or labels keeps any model from learning what it could."""

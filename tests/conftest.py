@@ -167,8 +167,11 @@ def make(checkpoints):
     def make(architecture="bert", **parameters):
         defaults = {
             "model": checkpoints[architecture],
+            "head_init": "random",
             "learning_rate": 5e-3,
+            "batch_size": 32,
             "max_epochs": 6,
+            "early_stopping": True,
             "random_state": 0,
             "device": "cpu",
             "precision": "float32",
@@ -196,8 +199,11 @@ def fitted(checkpoints, three_classes):
     """A classifier fitted once on three classes; not to be changed."""
     return TransformerTextClassifier(
         checkpoints["bert"],
+        head_init="random",
         learning_rate=5e-3,
+        batch_size=32,
         max_epochs=6,
+        early_stopping=True,
         random_state=0,
         device="cpu",
         precision="float32",

@@ -45,8 +45,8 @@ def test_early_stopping__stalled__goes_back_to_best_epoch(make, three_classes):
     X, y = three_classes
     clf = make(max_epochs=40, n_iter_no_change=2, learning_rate=0.02).fit(X, y)
     scores = [epoch["valid_score"] for epoch in clf.history_]
-    assert clf.n_iter_ == len(scores) < 40
-    assert clf.best_epoch_ == int(np.argmax(scores)) + 1 == clf.n_iter_ - 2
+    assert clf.n_iter_ == len(scores) - 1 < 40
+    assert clf.best_epoch_ == int(np.argmax(scores)) == clf.n_iter_ - 2
     assert clf.best_score_ == max(scores)
 
 
@@ -82,20 +82,32 @@ def test_early_stopping__off_with_validation_rows__only_records(make, binary):
 
 
 def test_history__epoch__has_the_documented_plain_values(fitted):
-    assert [epoch["epoch"] for epoch in fitted.history_] == list(range(1, fitted.n_iter_ + 1))
-    expected = {
+    assert [epoch["epoch"] for epoch in fitted.history_] == list(range(fitted.n_iter_ + 1))
+    everywhere = {
         "epoch",
-        "train_loss",
         "valid_loss",
         "valid_score",
+        "temperature",
         "learning_rate",
         "seconds",
-        "examples_per_second",
-        "tokens_per_second",
+        "valid_seconds",
     }
-    for epoch in fitted.history_:
-        assert set(epoch) == expected
+    start, *epochs = fitted.history_
+    assert set(start) == everywhere | {"load_seconds", "tokenise_seconds"}
+    trained = {"train_loss", "train_seconds", "examples_per_second", "tokens_per_second"}
+    for epoch in epochs:
+        assert set(epoch) == everywhere | trained
         assert {type(value) for value in epoch.values()} <= {int, float}
+
+
+def test_history__seconds__are_the_sum_of_their_parts(make, binary):
+    clf = make(head_init="logistic", max_epochs=2).fit(*binary)
+    start, *epochs = clf.history_
+    parts = ("load_seconds", "tokenise_seconds", "head_seconds", "valid_seconds")
+    assert start["seconds"] == pytest.approx(sum(start[part] for part in parts), rel=0.05, abs=0.01)
+    for epoch in epochs:
+        parts = epoch["train_seconds"] + epoch["valid_seconds"]
+        assert epoch["seconds"] == pytest.approx(parts, rel=0.05, abs=0.01)
 
 
 class Recorder(Callback):
@@ -146,14 +158,14 @@ def test_callbacks__learning_rate_scheduler__replaces_ours_and_leaves_no_optimiz
     scheduler = LRScheduler("StepLR", step_size=1, gamma=0.1)
     clf = make(max_epochs=3, callbacks=[("rate", scheduler)], early_stopping=False).fit(*binary)
     rates = [epoch["learning_rate"] for epoch in clf.history_]
-    np.testing.assert_allclose(rates, [5e-3, 5e-4, 5e-5])
+    np.testing.assert_allclose(rates, [0, 5e-3, 5e-4, 5e-5])
     assert scheduler.lr_scheduler_ is None
 
 
 def test_callbacks__learning_rate_scheduler_class__replaces_ours(make, binary):
     clf = make(max_epochs=2, callbacks=[LRScheduler], early_stopping=False).fit(*binary)
     # The first rate of WarmRestartLR, skorch's default policy; ours would end the epoch near 0.
-    assert clf.history_[0]["learning_rate"] == 0.05
+    assert clf.history_[1]["learning_rate"] == 0.05
 
 
 def test_callbacks__skorchs_checkpoint__saves_the_best_epochs(make, binary, tmp_path):
@@ -182,7 +194,7 @@ def test_callbacks__marks_of_the_best__are_each_about_their_own_value(make, thre
 
 def test_callbacks__unfreezing_after_the_best_epoch__restores_it(make, three_classes):
     X, y = three_classes
-    falling = iter(range(100, 0, -1))
+    falling = iter([0, *range(100, 0, -1)])  # the start, then the epochs
     clf = make(
         callbacks=[Freezer("backbone.*"), Unfreezer("backbone.*", at=2)],
         scoring=lambda *_: next(falling),

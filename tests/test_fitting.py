@@ -56,8 +56,8 @@ def test_warm_start__second_fit__goes_on(make, three_classes):
     first = clf.history_[-1]["train_loss"]
     clf.fit(X, y)
     assert clf.n_iter_ == 6
-    assert [epoch["epoch"] for epoch in clf.history_] == [1, 2, 3, 4, 5, 6]
-    assert clf.history_[3]["train_loss"] < 1.2 * first
+    assert [epoch["epoch"] for epoch in clf.history_] == [0, 1, 2, 3, 4, 5, 6]
+    assert clf.history_[4]["train_loss"] < 1.2 * first
     assert clf.best_epoch_ == 6
 
 
@@ -71,12 +71,24 @@ def test_warm_start__off__starts_over(make, three_classes):
 
 def test_warm_start__best_epoch_of_second_fit__is_counted_over_both(make, three_classes):
     X, y = three_classes
-    clf = make(warm_start=True, max_epochs=10, n_iter_no_change=2, learning_rate=0.02).fit(X, y)
+    clf = make(warm_start=True, max_epochs=2).fit(X, y)
     n_first = clf.n_iter_
-    clf.fit(X, y)
-    later = [epoch["valid_score"] for epoch in clf.history_[n_first:]]
+    clf.set_params(max_epochs=10, n_iter_no_change=2, learning_rate=0.02).fit(X, y)
+    later = [epoch["valid_score"] for epoch in clf.history_[n_first + 1 :]]
     assert clf.best_epoch_ == n_first + int(np.argmax(later)) + 1
     assert clf.best_score_ == max(later)
+
+
+def test_warm_start__no_epoch_better_than_the_model__leaves_it(make, three_classes):
+    X, y = three_classes
+    clf = make(warm_start=True, max_epochs=8).fit(X, y)
+    before, epoch, answers = weights_of(clf), clf.best_epoch_, clf.predict_proba(X)
+    clf.set_params(max_epochs=2, learning_rate=1.0).fit(X, y)  # ruins it
+    assert clf.n_iter_ == 10
+    assert clf.best_epoch_ == epoch
+    assert torch.equal(weights_of(clf), before)
+    np.testing.assert_allclose(clf.predict_proba(X).sum(axis=1), 1)
+    np.testing.assert_array_equal(clf.predict_proba(X).argmax(axis=1), answers.argmax(axis=1))
 
 
 def test_warm_start__other_classes__are_refused(make, three_classes):

@@ -116,7 +116,7 @@ def test_train_loss__recorded__is_the_weighted_mean(make, binary):
     X, y = binary
     clf = make(**(FULL_BATCH | {"learning_rate": 1e-30})).fit(X, y)
     log_proba = clf.predict_log_proba(X)[np.arange(len(X)), np.searchsorted(clf.classes_, y)]
-    assert clf.history_[0]["train_loss"] == pytest.approx(-log_proba.mean(), abs=1e-6)
+    assert clf.history_[1]["train_loss"] == pytest.approx(-log_proba.mean(), abs=1e-6)
 
 
 def test_valid_loss__class_weight__is_applied(make, binary):
@@ -126,7 +126,7 @@ def test_valid_loss__class_weight__is_applied(make, binary):
     codes = np.searchsorted(clf.classes_, y_val)
     losses = -clf.predict_log_proba(X_val)[np.arange(31), codes]
     expected = np.average(losses, weights=np.where(codes == 1, 5.0, 1.0))
-    assert clf.history_[0]["valid_loss"] == pytest.approx(expected, abs=1e-6)
+    assert clf.history_[1]["valid_loss"] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -1,0 +1,194 @@
+"""What is wrong with the data: each fault said once, with figures and what to do about it."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from sklearn_transformers._data import Rows
+from sklearn_transformers._encoded import EncodedTexts
+from sklearn_transformers.exceptions import TextDataWarning
+
+__all__ = [
+    "report_truncation",
+    "warn_of_rare_classes",
+    "warn_of_rows",
+    "warn_of_tokens",
+    "warn_of_useless_fit",
+]
+
+# Shares of the texts and of the tokens up to which it is not worth a warning.
+FEW_CUT = 0.05
+FEW_UNKNOWN = 0.1
+
+
+def warn_of_rows(rows: Rows, classes: np.ndarray) -> None:
+    """Look at texts and labels as they came."""
+    _warn_of_texts(rows.texts)
+    _warn_of_labels(rows, classes)
+
+
+def warn_of_tokens(
+    tokenizer: Tokenizer,
+    texts: list[str],
+    encoded: EncodedTexts,
+    full_lengths: np.ndarray,
+    max_length: int,
+) -> None:
+    """Look at what the tokenizer made of the texts, and at what was cut off."""
+    _warn_of_truncation(full_lengths, max_length)
+    _warn_of_vocabulary(tokenizer, texts, encoded, full_lengths)
+
+
+def _warn_of_texts(texts: list[str]) -> None:
+    """Say how many texts are empty, or that all are the same."""
+    n_empty = sum(not text.strip() for text in texts)
+    if n_empty:
+        row = next(i for i, text in enumerate(texts) if not text.strip())
+        _warn(
+            f"{_share(n_empty, len(texts))} texts are empty or only spaces (the first: X[{row}]). "
+            "They carry nothing to learn from; drop them, or fill in what is missing."
+        )
+    if len(texts) > 1 and n_empty < len(texts) and len(set(texts)) == 1:
+        _warn(
+            f"All {len(texts)} texts are the same ({_quote(texts[0])}): no label can be told from "
+            "another. Look whether the right column was passed."
+        )
+
+
+def _warn_of_labels(rows: Rows, classes: np.ndarray) -> None:
+    """Say how many texts have several labels, each time they occur another."""
+    first: dict[str, int] = {}
+    torn: set[str] = set()
+    for text, code in zip(rows.texts, rows.codes.tolist(), strict=True):
+        if first.setdefault(text, code) != code:
+            torn.add(text)
+    if not torn or len(first) == 1:  # a single text for all has been said already
+        return
+    n_rows = sum(text in torn for text in rows.texts)
+    example = next(text for text in rows.texts if text in torn)
+    labels = {code for text, code in zip(rows.texts, rows.codes, strict=True) if text == example}
+    _warn(
+        f"{_share(n_rows, len(rows.texts))} rows hold a text that also occurs with another label, "
+        f"such as {_quote(example)} with {_list(classes[sorted(labels)].tolist())}. No model can "
+        "get all of them right; correct the labels, or drop the duplicates."
+    )
+
+
+def warn_of_rare_classes(codes: np.ndarray, classes: np.ndarray) -> None:
+    """Say which classes cannot be held out, because training needs their only row."""
+    counts = np.bincount(codes, minlength=len(classes))
+    rare = classes[counts == 1].tolist()
+    if rare:
+        _warn(
+            f"{_share(len(rare), len(classes))} classes have a single row and are trained, but "
+            f"not validated: {_list(rare)}. Give them more rows, merge them, or pass X_val and "
+            "y_val."
+        )
+
+
+def report_truncation(full_lengths: np.ndarray, max_length: int) -> dict[str, Any]:
+    """Measure what `max_length` cuts off.
+
+    Parameters
+    ----------
+    full_lengths : ndarray of shape (n_texts,)
+        Tokens in each text, uncut.
+    max_length : int
+
+    Returns
+    -------
+    report : dict
+        The fitted attribute `truncation_report_`.
+    """
+    cut = np.maximum(full_lengths.astype(np.int64) - max_length, 0)
+    return {
+        "n_texts": len(full_lengths),
+        "n_cut": int((cut > 0).sum()),
+        "share_cut": float((cut > 0).mean()),
+        "share_of_tokens_lost": float(cut.sum() / full_lengths.sum(dtype=np.int64)),
+        "length_for_95_percent": int(np.quantile(full_lengths, 0.95, method="higher")),
+        "longest": int(full_lengths.max()),
+    }
+
+
+def _warn_of_truncation(full_lengths: np.ndarray, max_length: int) -> None:
+    """Say how much `max_length` cuts off, where it is much."""
+    report = report_truncation(full_lengths, max_length)
+    if report["share_cut"] > FEW_CUT:
+        _warn(
+            f"{_share(report['n_cut'], report['n_texts'])} texts are longer than max_length="
+            f"{max_length} tokens and were cut, which lost {report['share_of_tokens_lost']:.0%} "
+            f"of all tokens. max_length={report['length_for_95_percent']} would keep 95 % of the "
+            "texts whole, where the model can read that much; see truncation_report_."
+        )
+
+
+def _warn_of_vocabulary(
+    tokenizer: Tokenizer, texts: list[str], encoded: EncodedTexts, full_lengths: np.ndarray
+) -> None:
+    """Say when the tokenizer does not know the script that the texts are written in."""
+    advice = "Take a model trained on this language, such as a multilingual one."
+    unknown = tokenizer.unk_token_id
+    special = [i for i in tokenizer.all_special_ids if i != unknown]
+    n_tokens = int((~np.isin(encoded.ids, special)).sum())
+    is_unknown = encoded.ids == (-1 if unknown is None else unknown)
+    n_unknown = int(is_unknown.sum())
+    if n_unknown > FEW_UNKNOWN * n_tokens:
+        worst = np.add.reduceat(is_unknown, encoded.offsets[:-1], dtype=np.int64).argmax()
+        _warn(
+            f"{_share(n_unknown, n_tokens)} tokens are unknown to the tokenizer of this model, "
+            f"most of them in {_quote(texts[worst])}. {advice}"
+        )
+        return
+    # Tokenizers over bytes know everything, if need be letter by letter in several pieces.
+    n_characters = sum(map(len, texts))
+    n_pieces = int((full_lengths - tokenizer.num_special_tokens_to_add()).sum())
+    if n_pieces > n_characters > 0:
+        _warn(
+            f"The tokenizer of this model cuts each character into {n_pieces / n_characters:.1f} "
+            f"tokens on average, as in {_quote(texts[0])}: it hardly knows this script. {advice}"
+        )
+
+
+def warn_of_useless_fit(losses: np.ndarray, prior_losses: np.ndarray, weights: np.ndarray) -> None:
+    """Say when the model answers the validation rows no better than the share of each class.
+
+    Better means that the mean loss is lower by more than its standard error.
+
+    Parameters
+    ----------
+    losses, prior_losses : ndarray of shape (n_valid,)
+        Loss of each row by the model, and by the shares of the classes in the training rows.
+    weights : ndarray of shape (n_valid,)
+    """
+    gain = np.average(prior_losses - losses, weights=weights)
+    shares = weights / weights.sum()
+    error = np.sqrt((shares**2 * (prior_losses - losses - gain) ** 2).sum())
+    if gain <= error:
+        _warn(
+            f"On the {len(losses)} validation rows the model is no better than always answering "
+            "the share of each class among the training rows: its loss is "
+            f"{np.average(losses, weights=weights):.3f}, theirs "
+            f"{np.average(prior_losses, weights=weights):.3f}, with a standard error of "
+            f"{error:.3f} of the difference. Look whether texts and labels belong together; if "
+            "so, it takes more rows or another model."
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, TextDataWarning, stacklevel=2)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} of {whole} ({part / whole:.1%})"
+
+
+def _list(items: list[Any], most: int = 5) -> str:
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(repr, items[:most])) + more
+
+
+def _quote(text: str, most: int = 40) -> str:
+    return repr(text if len(text) <= most else text[: most - 1] + "…")

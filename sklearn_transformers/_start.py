@@ -1,0 +1,172 @@
+"""What training starts from: the model, its recipe, and the head's first weights."""
+
+import copy
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from sklearn_transformers._batching import Padding
+from sklearn_transformers._calibration import cross_entropies
+from sklearn_transformers._callbacks import is_watched
+from sklearn_transformers._data import LabelledTexts
+from sklearn_transformers._head_start import fit_head
+from sklearn_transformers._inference import run
+from sklearn_transformers._model import TextClassifier, head_dropout
+from sklearn_transformers._pretrained import load_pretrained
+from sklearn_transformers._recipe import (
+    Recipe,
+    auto_batch_size,
+    auto_epochs,
+    auto_head_learning_rate,
+    auto_learning_rate,
+)
+from sklearn_transformers._split import hold_out
+from sklearn_transformers._tokenization import resolve_max_length
+
+__all__ = ["check_start", "resolve_recipe", "start_head", "start_parameters", "starting_model"]
+
+# More rows make a linear head no better, and fine-tuning sees them all anyway.
+MOST_ROWS = 10_000
+
+
+def start_parameters(estimator: Any) -> dict[str, Any]:
+    """The parameters that only a fresh start can change."""
+    return {
+        "model": os.path.normpath(os.fspath(estimator.model)),
+        "pooling": estimator.pooling,
+        "dropout": estimator.dropout,
+    }
+
+
+def check_start(estimator: Any, proceed: bool) -> None:
+    if not proceed:
+        return
+    for name, now in start_parameters(estimator).items():
+        before = estimator._started_with[name]
+        if now != before and (name, now) != ("pooling", estimator.pooling_):
+            raise ValueError(
+                f"Training goes on from a model that began with {name}={before!r}, but the "
+                f"parameter is now {name}={now!r}. Set it back, or fit a new estimator."
+            )
+
+
+def starting_model(
+    estimator: Any, n_classes: int, proceed: bool
+) -> tuple[TextClassifier, Tokenizer, Padding]:
+    """The model that training starts from; never the very object that the estimator holds."""
+    if proceed:
+        # Training works on a copy: should it fail, the estimator still has what it had.
+        model, tokenizer = copy.deepcopy(estimator.model_), estimator.tokenizer_
+        known = estimator._padding
+    else:
+        pretrained = load_pretrained(
+            estimator.model, dropout=estimator.dropout, show_downloads=is_watched(estimator.verbose)
+        )
+        tokenizer, backbone = pretrained.tokenizer, pretrained.backbone
+        pooling = pretrained.pooling if estimator.pooling == "auto" else estimator.pooling
+        dropout = head_dropout(backbone.config, estimator.dropout)
+        model = TextClassifier(backbone, pretrained.width, pooling, n_classes, dropout).draw_head()
+        known = {"pad_id": pretrained.pad_id, "masked": pretrained.masks_padding}
+    longest = resolve_max_length(estimator.max_length, tokenizer, model.backbone)
+    return model, tokenizer, Padding(**(known | {"longest": longest}))
+
+
+def resolve_recipe(
+    estimator: Any,
+    model: TextClassifier,
+    padding: Padding,
+    device: str,
+    precision: str,
+    n_rows: int,
+    one_epoch: bool,
+) -> Recipe:
+    """Resolve every "auto" that depends on the model or on the number of rows."""
+
+    def chosen(name: str, auto: Any) -> Any:
+        value = getattr(estimator, name)
+        return auto if value == "auto" else value
+
+    norm = estimator.max_grad_norm
+    rate = float(chosen("learning_rate", auto_learning_rate(model.width)))
+    batch_size = int(chosen("batch_size", auto_batch_size(n_rows)))
+    return Recipe(
+        learning_rate=rate,
+        head_learning_rate=float(chosen("head_learning_rate", auto_head_learning_rate(rate))),
+        layer_decay=float(estimator.layer_decay),
+        weight_decay=float(estimator.weight_decay),
+        label_smoothing=float(estimator.label_smoothing),
+        max_grad_norm=None if norm is None else float(norm),
+        batch_size=batch_size,
+        max_epochs=1 if one_epoch else int(chosen("max_epochs", auto_epochs(n_rows, batch_size))),
+        calibrate=bool(estimator.calibrate),
+        device=device,
+        precision=precision,
+        padding=padding,
+    )
+
+
+def start_head(
+    model: TextClassifier,
+    texts: list[str],
+    data: LabelledTexts,
+    recipe: Recipe,
+    rng: np.random.Generator,
+) -> float:
+    """Set the head to a logistic regression on the frozen backbone's vectors.
+
+    Kumar et al. (2022), "Fine-Tuning can Distort Pretrained Features and Underperform
+    Out-of-Distribution", ICLR.
+
+    Parameters
+    ----------
+    model : TextClassifier
+        In evaluation mode; its head is overwritten.
+    texts : list of str
+        The training texts.
+    data : LabelledTexts
+        Their tokens, codes and weights.
+    recipe : Recipe
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    loss : float
+        Mean cross-entropy of the rows that were used.
+    """
+    rows, weights = _distinct(texts, data)
+    if len(rows) > MOST_ROWS:
+        kept, _ = hold_out(data.codes[rows], 1 - MOST_ROWS / len(rows), rng)
+        rows, weights = rows[kept], weights[kept]
+    codes = data.codes[rows]
+    vectors = run(
+        model.embed,
+        data.texts.take(rows),
+        recipe.padding,
+        recipe.device,
+        precision=recipe.precision,
+    )
+    weight, bias = fit_head(vectors, codes, weights, model.head.out_features, rng)
+    with torch.no_grad():
+        model.head.weight.copy_(torch.from_numpy(weight))
+        model.head.bias.copy_(torch.from_numpy(bias))
+    losses = cross_entropies(vectors @ weight.T + bias, codes)
+    return float(np.average(losses, weights=weights))
+
+
+def _distinct(texts: list[str], data: LabelledTexts) -> tuple[np.ndarray, np.ndarray]:
+    """A row for each pair of text and code, in their order, and the weight of all that equal it.
+
+    So a row given twice is the same as a row of weight 2, and neither order nor copies decide
+    which rows the penalty is judged on.
+    """
+    pairs: Any = list(zip(texts, data.codes.tolist(), strict=True))
+    weight: dict[Any, float] = dict.fromkeys(sorted(set(pairs)), 0.0)
+    row_of = {}
+    for row, (pair, share) in enumerate(zip(pairs, data.weights.tolist(), strict=True)):
+        weight[pair] += share
+        row_of[pair] = row
+    rows = np.array([row_of[pair] for pair in weight], np.int64)
+    return rows, np.array(list(weight.values()))
