@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from sklearn_transformers.exceptions import (
         InvalidTextError,
         PretrainedModelError,
+        TextDataWarning,
         TrainingDivergedError,
     )
 
@@ -18,6 +19,7 @@ _HOME = {
     "TransformerTextClassifier": "sklearn_transformers._classifier",
     "InvalidTextError": "sklearn_transformers.exceptions",
     "PretrainedModelError": "sklearn_transformers.exceptions",
+    "TextDataWarning": "sklearn_transformers.exceptions",
     "TrainingDivergedError": "sklearn_transformers.exceptions",
     "clear_cache": "sklearn_transformers._cache",
     "set_cache_size": "sklearn_transformers._cache",
@@ -26,6 +28,7 @@ _HOME = {
 __all__ = [
     "InvalidTextError",
     "PretrainedModelError",
+    "TextDataWarning",
     "TrainingDivergedError",
     "TransformerTextClassifier",
     "__version__",

@@ -89,10 +89,10 @@ class TransformerTextClassifier(
         Gradients with a larger Euclidean norm are scaled down to it. None does not clip.
     batch_size : int or "auto", default="auto"
         Texts per optimiser step. Steps that hold too many tokens are computed in parts, with
-        the same gradient. "auto" gives an epoch about 40 steps: 8 for few rows, 32 for many.
+        the same gradient. "auto" is 16 below 2,000 training rows, else 32.
     max_epochs : int or "auto", default="auto"
-        Most passes over the training texts. "auto" makes at least 200 steps out of them: 10 for
-        few rows, 3 for many.
+        Most passes over the training texts. "auto" is as many as show the model 3,000 texts: 10
+        up to 300 training rows, 5 for 600, 3 from 1,000 on.
     early_stopping : bool or "auto", default="auto"
         Score held-out rows before the first and after each epoch, stop when the score stalls,
         and go back to the weights that scored best. If False, all rows train for `max_epochs`;

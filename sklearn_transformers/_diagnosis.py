@@ -1,5 +1,6 @@
 """What is wrong with the data: each fault said once, with figures and what to do about it."""
 
+import sys
 import warnings
 from typing import Any
 
@@ -21,6 +22,9 @@ __all__ = [
 # Shares of the texts and of the tokens up to which it is not worth a warning.
 FEW_CUT = 0.05
 FEW_UNKNOWN = 0.1
+
+# Packages through which the user's call came.
+OURS = {"sklearn_transformers", "sklearn", "joblib"}
 
 
 def warn_of_rows(rows: Rows, classes: np.ndarray) -> None:
@@ -178,7 +182,11 @@ def warn_of_useless_fit(losses: np.ndarray, prior_losses: np.ndarray, weights: n
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, TextDataWarning, stacklevel=2)
+    """Warn of the line that called `fit`, be it by way of scikit-learn."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals["__name__"].split(".")[0] in OURS:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, TextDataWarning, stacklevel=level)
 
 
 def _share(part: int, whole: int) -> str:

@@ -16,9 +16,8 @@ __all__ = [
 # Found by benchmarks/bench_recipe.py; docs/accuracy.md has the figures.
 RATE_AT_WIDTH_384, HIGHEST_RATE = 2e-4, 5e-4
 HEAD_RATIO = 10.0
-STEPS_IN_AN_EPOCH = 40
-SMALLEST_BATCH, LARGEST_BATCH = 8, 32
-FEWEST_STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 200, 3, 10
+SMALL_BATCH, LARGE_BATCH, MANY_ROWS = 16, 32, 2000
+TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 10
 FEWEST_TO_JUDGE_BY = 30
 
 
@@ -58,17 +57,13 @@ def auto_head_learning_rate(learning_rate: float) -> float:
 
 
 def auto_batch_size(n_rows: int) -> int:
-    """A power of two that gives an epoch about forty steps: 8 for few rows, 32 for many."""
-    size = SMALLEST_BATCH
-    while size < LARGEST_BATCH and n_rows / (2 * size) >= STEPS_IN_AN_EPOCH:
-        size *= 2
-    return size
+    """Small sets need many steps, which only small batches give; large ones need speed."""
+    return SMALL_BATCH if n_rows < MANY_ROWS else LARGE_BATCH
 
 
-def auto_epochs(n_rows: int, batch_size: int) -> int:
-    """Enough epochs for some hundred steps: ten for few rows, three for many."""
-    n_steps = -(-n_rows // batch_size)
-    return min(MOST_EPOCHS, max(FEWEST_EPOCHS, -(-FEWEST_STEPS // n_steps)))
+def auto_epochs(n_rows: int) -> int:
+    """As many as show the model 3,000 texts: ten for few rows, three for many."""
+    return min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(TEXTS_TO_SEE / n_rows)))
 
 
 def holds_out(n_rows: int, validation_fraction: float) -> bool:

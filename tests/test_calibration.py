@@ -1,0 +1,101 @@
+import pickle
+
+import numpy as np
+import pytest
+from conftest import toy_texts
+from sklearn.metrics import log_loss
+
+from sklearn_transformers._calibration import cross_entropies, fit_temperature
+from sklearn_transformers._targets import ClassCodec
+
+
+def answers(n_rows, n_classes=4, seed=0):
+    """Logits that are calibrated as they are, and labels drawn from them."""
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.normal(size=(n_rows, n_classes))
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return logits, (shares.cumsum(axis=1) > rng.random((n_rows, 1))).argmax(axis=1)
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.0, 4.0])
+def test_fit_temperature__scaled_logits__are_scaled_back(factor):
+    logits, codes = answers(5000)
+    found = fit_temperature(factor * logits, codes, np.ones(5000))
+    assert found == pytest.approx(factor, rel=0.05)
+
+
+@pytest.mark.parametrize("n_rows", [1, 6, 60])
+def test_fit_temperature__few_rows_all_right__promises_no_certainty(n_rows):
+    logits = np.tile([2.0, 0.0], (n_rows, 1))
+    temperature = fit_temperature(logits, np.zeros(n_rows, int), np.ones(n_rows))
+    assert temperature > 0.2
+    # Laplace's rule of succession would be (n + 1) / (n + 2).
+    assert 1 / (1 + np.exp(-2 / temperature)) < 1 - 0.1 / (n_rows + 2)
+
+
+def test_fit_temperature__weights__count_as_repeated_rows():
+    logits, codes = answers(40)
+    repeated = np.repeat(np.arange(40), 2)
+    once = fit_temperature(logits, codes, np.where(np.arange(40) < 20, 3.0, 1.0))
+    assert once != pytest.approx(fit_temperature(logits, codes, np.ones(40)), rel=1e-3)
+    # Two rows of doubt weigh less beside more rows: equal only in the limit.
+    twice = fit_temperature(logits[repeated], codes[repeated], np.ones(80))
+    assert twice == pytest.approx(fit_temperature(logits, codes, np.ones(40)), rel=0.1)
+
+
+def test_cross_entropies__rows__are_scikit_learns_log_loss():
+    logits, codes = answers(50)
+    shares = np.exp(logits / 2) / np.exp(logits / 2).sum(axis=1, keepdims=True)
+    assert cross_entropies(logits, codes, 2.0).mean() == pytest.approx(log_loss(codes, shares))
+
+
+def test_calibrate__labels__are_the_same_with_and_without(make, three_classes):
+    X, y = three_classes
+    sure = make(calibrate=False).fit(X, y)
+    mild = make().fit(X, y)
+    assert sure.temperature_ == 1
+    assert mild.temperature_ != 1
+    if sure.best_epoch_ == mild.best_epoch_:
+        np.testing.assert_array_equal(sure.predict(X), mild.predict(X))
+    logits = mild.decision_function(X) * mild.temperature_
+    np.testing.assert_array_equal(mild.predict(X), mild.classes_[logits.argmax(axis=1)])
+    np.testing.assert_allclose(mild.predict_proba(X).argmax(axis=1), logits.argmax(axis=1))
+
+
+def test_calibrate__near_ties__keep_their_order():
+    low = np.float32(1.7)
+    logits = np.array([[low, np.nextafter(low, np.float32(2))]], np.float32)
+    for temperature in np.geomspace(0.05, 20, 1001):
+        scores = ClassCodec.scores(logits, temperature)
+        assert scores[0, 0] < scores[0, 1]
+
+
+def test_calibrate__overconfident_model__gets_a_lower_log_loss(make):
+    X, y = toy_texts(400)
+    rng = np.random.default_rng(0)
+    y = [("no", "yes")[rng.integers(2)] if rng.random() < 0.4 else label for label in y]
+    losses, temperatures = [], []
+    for calibrate in (False, True):
+        clf = make(calibrate=calibrate, max_epochs=12, scoring=last_epoch(), n_iter_no_change=12)
+        clf.fit(X[:200], y[:200], X_val=X[200:300], y_val=y[200:300])
+        losses.append(log_loss(y[300:], clf.predict_proba(X[300:])))
+        temperatures.append(clf.temperature_)
+    assert temperatures[1] > 1.5
+    assert losses[1] < losses[0] - 0.02
+
+
+def last_epoch():
+    """A scorer to which each epoch is better than the one before."""
+    count = iter(range(10**6))
+    return lambda *_: next(count)
+
+
+def test_temperature__survives_pickling_and_shapes_probabilities(make, three_classes):
+    X, y = three_classes
+    clf = make().fit(X, y)
+    same = pickle.loads(pickle.dumps(clf))
+    assert same.temperature_ == clf.temperature_
+    np.testing.assert_array_equal(same.predict_proba(X[:9]), clf.predict_proba(X[:9]))
+    scores = clf.decision_function(X[:9])
+    shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(clf.predict_proba(X[:9]), shares, atol=1e-12)

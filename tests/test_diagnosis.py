@@ -1,0 +1,153 @@
+"""Each fault in the data is said once, with figures and a remedy; sound data say nothing."""
+
+import warnings
+
+import numpy as np
+import pytest
+from conftest import toy_texts
+
+from sklearn_transformers import TextDataWarning
+from sklearn_transformers._diagnosis import report_truncation, warn_of_useless_fit
+
+
+def faults(clf, X, y, **arguments):
+    """The warnings about the data that a fit gives."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        clf.fit(X, y, **arguments)
+    return [str(w.message) for w in caught if issubclass(w.category, TextDataWarning)]
+
+
+def test_sound_data__says_nothing(make, three_classes):
+    assert faults(make(max_epochs=8), *three_classes) == []
+
+
+def test_truncated_texts__are_counted_and_measured(make, binary):
+    X, y = binary
+    lengths = np.array([len(text.split()) + 2 for text in X])
+    clf = make(max_epochs=1, max_length=8, early_stopping=False)
+    (message,) = faults(clf, X, y)
+    n_cut, lost = (lengths > 8).sum(), np.maximum(lengths - 8, 0).sum() / lengths.sum()
+    expected = {
+        "n_texts": 200,
+        "n_cut": n_cut,
+        "share_cut": n_cut / 200,
+        "share_of_tokens_lost": pytest.approx(lost),
+        "length_for_95_percent": np.quantile(lengths, 0.95, method="higher"),
+        "longest": lengths.max(),
+    }
+    assert clf.truncation_report_ == expected
+    assert f"{n_cut} of 200 ({n_cut / 200:.1%}) texts are longer than max_length=8" in message
+    assert f"lost {lost:.0%} of all tokens" in message
+    assert f"max_length={expected['length_for_95_percent']} would keep 95 %" in message
+
+
+def test_truncated_texts__suggested_length__keeps_95_percent(make, binary):
+    X, y = binary
+    clf = make(max_epochs=1, max_length=8, early_stopping=False)
+    faults(clf, X, y)
+    clf.set_params(max_length=clf.truncation_report_["length_for_95_percent"])
+    assert faults(clf, X, y) == []
+    assert 0 < clf.truncation_report_["share_cut"] <= 0.05
+
+
+def test_truncation_report__known_lengths__come_from_the_cache_as_well(make, binary):
+    reports = []
+    for _ in range(2):
+        clf = make(max_epochs=1, max_length=8, early_stopping=False)
+        faults(clf, *binary)
+        reports.append(clf.truncation_report_)
+    assert reports[0] == reports[1]
+
+
+def test_report_truncation__nothing_cut__is_zero():
+    report = report_truncation(np.array([3, 8], np.int32), 8)
+    assert (report["n_cut"], report["share_of_tokens_lost"]) == (0, 0)
+
+
+def test_duplicates__with_other_labels__are_counted(make, binary):
+    X, y = binary
+    X = [*X, "a fine day", "a fine day", "a fine day", "we ate"]
+    y = [*y, "yes", "no", "yes", "no"]
+    (message,) = faults(make(max_epochs=1, early_stopping=False), X, y)
+    assert "3 of 204 (1.5%) rows hold a text that also occurs with another label" in message
+    assert "'a fine day' with 'no', 'yes'" in message
+
+
+def test_duplicates__of_weight_zero__do_not_count(make, binary):
+    X, y = binary
+    X, y = [*X, "a fine day", "a fine day"], [*y, "yes", "no"]
+    weights = np.ones(202)
+    weights[-1] = 0
+    assert faults(make(max_epochs=1, early_stopping=False), X, y, sample_weight=weights) == []
+
+
+def test_single_row_classes__are_named(make, binary):
+    X, y = binary
+    X, y = [*X, "the song", "the meal"], [*y, "rare", "scarce"]
+    messages = faults(make(max_epochs=6), X, y)
+    assert len(messages) == 1
+    assert "2 of 4 (50.0%) classes have a single row" in messages[0]
+    assert "'rare', 'scarce'" in messages[0]
+    # Nothing is held out here.
+    assert faults(make(max_epochs=1, early_stopping=False), X, y) == []
+
+
+def test_empty_texts__are_counted(make, binary):
+    X, y = binary
+    X = [X[0], "", " \n", *X[3:]]
+    (message,) = faults(make(max_epochs=1, early_stopping=False), X, y)
+    assert "2 of 200 (1.0%) texts are empty or only spaces (the first: X[1])" in message
+
+
+def test_constant_texts__are_said_once(make):
+    y = ["no", "yes"] * 20
+    (message,) = faults(make(max_epochs=1, early_stopping=False), ["the film"] * 40, y)
+    assert "All 40 texts are the same ('the film')" in message
+
+
+def test_unknown_script__share_of_unknown_tokens_is_told(make, binary):
+    X, y = binary
+    X = [f"今天 天气 很好 {text}" if i % 2 else text for i, text in enumerate(X)]
+    (message,) = faults(make(max_epochs=1, early_stopping=False), X, y)
+    assert "tokens are unknown to the tokenizer" in message
+    assert "multilingual" in message
+    assert "今天" in message
+
+
+def test_unknown_script__tokenizer_over_bytes__is_noticed(make):
+    X = [f"今天天气很好{i}" for i in range(40)]
+    (message,) = faults(make("gpt2", max_epochs=1, early_stopping=False), X, ["a", "b"] * 20)
+    assert "tokens on average" in message
+    assert "hardly knows this script" in message
+
+
+def test_random_labels__model_no_better_than_shares__is_told(make, binary):
+    X, _ = binary
+    y = np.random.default_rng(0).permutation(["no", "yes"] * 100)
+    messages = faults(make(max_epochs=2), X, y)
+    assert any("no better than always answering the share of each class" in m for m in messages)
+
+
+def test_useless_fit__weights__decide():
+    losses, prior = np.array([0.1, 0.1, 2.0]), np.full(3, 0.7)
+    with pytest.warns(TextDataWarning, match="its loss is 0.733, theirs 0.700"):
+        warn_of_useless_fit(losses, prior, np.ones(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_useless_fit(losses, prior, np.array([1, 1, 1e-9]))
+
+
+def test_partial_fit__says_nothing(make):
+    X, y = toy_texts(20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TextDataWarning)
+        clf = make(max_length=4).partial_fit(["", *X], ["no", *y], classes=["no", "yes"])
+    assert clf.truncation_report_["n_texts"] == 21
+
+
+def test_warnings__in_a_fit__point_at_the_caller(make, binary):
+    X, y = binary
+    with pytest.warns(TextDataWarning) as caught:
+        make(max_epochs=1, early_stopping=False).fit(["", *X[1:]], y)
+    assert caught[0].filename == __file__

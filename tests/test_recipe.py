@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+import torch
+from conftest import toy_texts
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from sklearn_transformers import TransformerTextClassifier
+from sklearn_transformers._head_start import fit_head
+from sklearn_transformers._model import parameter_groups
+from sklearn_transformers._pretrained import load_pretrained
+from sklearn_transformers._recipe import (
+    auto_batch_size,
+    auto_epochs,
+    auto_learning_rate,
+    holds_out,
+)
+from sklearn_transformers._targets import ClassCodec
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "batch_size", "epochs"),
+    [(2, 16, 10), (300, 16, 10), (600, 16, 5), (1999, 16, 3), (2000, 32, 3), (10**6, 32, 3)],
+)
+def test_auto__number_of_rows__decides_on_batches_and_epochs(n_rows, batch_size, epochs):
+    assert (auto_batch_size(n_rows), auto_epochs(n_rows)) == (batch_size, epochs)
+
+
+@pytest.mark.parametrize(("width", "rate"), [(128, 5e-4), (384, 2e-4), (768, 5e-5), (1024, 2.8e-5)])
+def test_auto_learning_rate__wider_models__learn_more_slowly(width, rate):
+    assert auto_learning_rate(width) == pytest.approx(rate, rel=0.02)
+
+
+def test_auto__values__become_fitted_attributes_and_parameters_stay(make, binary):
+    clf = make(
+        learning_rate="auto", batch_size="auto", max_epochs="auto", early_stopping="auto"
+    ).fit(*binary)
+    assert (clf.batch_size_, clf.max_epochs_, clf.early_stopping_) == (16, 10, False)
+    assert clf.learning_rate_ == 5e-4  # of a model 32 wide
+    assert clf.head_learning_rate_ > clf.learning_rate_
+    assert {clf.batch_size, clf.max_epochs, clf.early_stopping, clf.learning_rate} == {"auto"}
+
+
+def test_auto_early_stopping__enough_rows_or_given_ones__stops_early(make):
+    assert not holds_out(299, 0.1)
+    assert holds_out(300, 0.1)
+    X, y = toy_texts(300)
+    few = make(early_stopping="auto", max_epochs=1)
+    assert few.fit(X, y).early_stopping_
+    assert not few.fit(X[:200], y[:200]).early_stopping_
+    assert few.best_score_ is None
+    assert few.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:]).early_stopping_
+
+
+def test_defaults__every_kind_of_size__fits(checkpoints):
+    for n_rows in (4, 40, 400):
+        X, y = toy_texts(n_rows)
+        clf = TransformerTextClassifier(checkpoints["bert"], random_state=0, verbose=0)
+        assert clf.fit(X, y).predict_proba(X).shape == (n_rows, 2)
+
+
+# --- the head's start ------------------------------------------------------------------------
+
+
+def frozen_vectors(clf, texts):
+    twin = TransformerTextClassifier(
+        clf.model, head_init="random", learning_rate=1e-30, max_epochs=1, early_stopping=False
+    )
+    twin.set_params(weight_decay=0.0, device="cpu", precision="float32", random_state=0, verbose=0)
+    labels = ["a", "b"] * (len(texts) // 2)
+    return twin.fit(texts, labels[: len(texts)]).transform(texts)
+
+
+def test_head_init__start__is_a_logistic_regression_on_the_frozen_vectors(make, three_classes):
+    X, y = three_classes
+    still = {"learning_rate": 1e-30, "head_learning_rate": 1e-30, "weight_decay": 0.0}
+    clf = make(head_init="logistic", max_epochs=1, early_stopping=False, **still).fit(X, y)
+    vectors = frozen_vectors(clf, X)
+    np.testing.assert_allclose(clf.transform(X), vectors, atol=1e-5)
+    scaled = (vectors - vectors.mean(axis=0)) / (vectors - vectors.mean(axis=0)).std()
+    scores = [
+        LogisticRegression(C=C, max_iter=2000).fit(scaled, y).predict(scaled) for C in (0.1, 1, 10)
+    ]
+    agreement = max(np.mean(labels == clf.predict(X)) for labels in scores)
+    assert agreement > 0.93  # its penalty lies between these
+    assert clf.history_[0]["train_loss"] == pytest.approx(0.85 * np.log(3), abs=0.01)
+
+
+def test_head_init__epochs_that_ruin_the_model__leave_the_start(make, three_classes):
+    X, y = three_classes
+    X_val, y_val = X[:60], y[:60]
+    clf = make(head_init="logistic", learning_rate=1.0, max_epochs=3)
+    clf.fit(X[60:], y[60:], X_val=X_val, y_val=y_val)
+    assert clf.best_epoch_ == 0
+    assert clf.n_iter_ == 3
+    assert clf.best_score_ == clf.history_[0]["valid_score"]
+    start = load_pretrained(clf.model).backbone.state_dict()
+    for name, weight in clf.model_.backbone.state_dict().items():
+        assert torch.equal(weight, start[name]), name
+    codes = np.searchsorted(clf.classes_, y_val)
+    losses = -clf.predict_log_proba(X_val)[np.arange(60), codes]
+    assert -losses.mean() == pytest.approx(clf.best_score_, abs=1e-9)
+
+
+def test_head_init__row_given_twice__equals_weight_two(make):
+    X, y = toy_texts(60)
+    full = {"head_init": "logistic", "early_stopping": False, "max_epochs": 1, "dropout": 0.0}
+    full |= {"batch_size": 500, "learning_rate": 1e-6}
+    weights = np.ones(60)
+    weights[:20] = 2
+    heavy = make(**full).fit(X, y, sample_weight=weights)
+    twice = make(**full).fit(X + X[:20], y + y[:20])
+    np.testing.assert_allclose(heavy.predict_proba(X), twice.predict_proba(X), atol=1e-4)
+
+
+def test_head_init__more_rows_than_needed__uses_some_of_each_class(make, monkeypatch):
+    from sklearn_transformers import _start
+
+    seen = []
+
+    def looking(vectors, codes, *others):
+        seen.append(np.bincount(codes))
+        return fit_head(vectors, codes, *others)
+
+    monkeypatch.setattr(_start, "MOST_ROWS", 50)
+    monkeypatch.setattr(_start, "fit_head", looking)
+    X, y = toy_texts(200, classes=("bad", "good", "plain"))
+    make(head_init="logistic", max_epochs=1, early_stopping=False).fit(X, y)
+    assert seen[0].sum() == 50
+    assert seen[0].min() >= 15
+
+
+def test_partial_fit__first_call_with_one_class__is_possible(make):
+    X, y = toy_texts(20)
+    clf = make(head_init="auto").partial_fit(X[::2], y[::2], classes=["no", "yes"])
+    assert set(clf.predict(X)) <= {"no", "yes"}
+
+
+# --- rates, layers, labels -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "gpt2"])
+def test_layer_decay__lower_layers__learn_more_slowly(make, binary, architecture):
+    clf = make(architecture, max_epochs=1, early_stopping=False).fit(*binary)
+    groups = parameter_groups(clf.model_, 1.0, 10.0, 0.5, 0.01)
+    rate = {id(weight): group["lr"] for group in groups for weight in group["params"]}
+    named = dict(clf.model_.named_parameters())
+    assert len(rate) == len(named)
+    rates = {name: rate[id(weight)] for name, weight in named.items()}
+    assert {rates["head.weight"], rates["head.bias"]} == {10.0}
+    by_layer = {part: {r for name, r in rates.items() if part in name} for part in (".0.", ".1.")}
+    assert by_layer == {".0.": {0.5}, ".1.": {1.0}}
+    table = next(name for name in rates if "embeddings.weight" in name or "wte" in name)
+    assert rates[table] == 0.25
+    decays = {id(w): group["weight_decay"] for group in groups for w in group["params"]}
+    assert {decays[id(w)] for w in named.values() if w.ndim == 1} == {0.0}
+
+
+def test_label_smoothing__loss__is_torchs():
+    logits, codes = torch.randn(7, 3), torch.arange(7) % 3
+    ours = ClassCodec.losses(logits, codes, 0.2)
+    theirs = nn.CrossEntropyLoss(reduction="none", label_smoothing=0.2)(logits, codes)
+    assert torch.equal(ours, theirs)
+
+
+def test_label_smoothing__trained_model__is_less_sure(make, binary):
+    fit = {"calibrate": False, "early_stopping": False, "max_epochs": 8, "learning_rate": 0.02}
+    sure, smooth = (make(label_smoothing=s, **fit).fit(*binary) for s in (0.0, 0.3))
+    margins = [np.abs(clf.decision_function(binary[0])).mean() for clf in (sure, smooth)]
+    assert margins[1] < 0.7 * margins[0]
