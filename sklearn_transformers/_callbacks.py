@@ -19,6 +19,7 @@ __all__ = [
     "KeepBest",
     "LinearSchedule",
     "Progress",
+    "StopAfter",
     "ValidationScore",
     "check_callbacks",
     "epoch_tasks",
@@ -139,6 +140,24 @@ class KeepBest(Callback):
         }
 
 
+class StopAfter(Callback):
+    """Stop after the epoch that is known to be the best; 0 trains nothing.
+
+    `logits` are what the models that found it out answered at that epoch.
+    """
+
+    def __init__(self, best_epoch: int, logits: np.ndarray) -> None:
+        self.best_epoch_ = best_epoch
+        self.logits_ = logits
+
+    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        net.stop_training = self.best_epoch_ == 0
+
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        if len(net.history) >= self.best_epoch_:
+            net.stop_training = True
+
+
 class EpochTasks(Callback):
     """Tells scikit-learn's own callbacks (``sklearn.callback``) of each epoch.
 
@@ -175,20 +194,23 @@ class Progress(Callback):
     ----------
     n_rows : int
         Texts per epoch.
+    prefix : str, default=""
+        What the bar says first.
     """
 
     # The loss on the bar is read from the device, which then has to be waited for.
     SECONDS_BETWEEN_LOSSES = 0.5
 
-    def __init__(self, n_rows: int) -> None:
+    def __init__(self, n_rows: int, prefix: str = "") -> None:
         self.n_rows = n_rows
+        self.prefix = prefix
 
     def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         # Asked for at each epoch, because windows get resized; 80 x 24 where there is no answer.
         window = shutil.get_terminal_size()
         self.bar_ = tqdm(
             total=self.n_rows,
-            desc=f"epoch {len(net.history)}/{net.max_epochs}",
+            desc=f"{self.prefix}epoch {len(net.history)}/{net.max_epochs}",
             bar_format="{desc} |{bar:8}| {elapsed}<{remaining}{postfix}",
             ncols=window.columns,
             nrows=window.lines,

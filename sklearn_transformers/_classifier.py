@@ -71,10 +71,10 @@ class TransformerTextClassifier(
         small random numbers. "auto" is "logistic" in `fit` and "random" in a first
         `partial_fit`, whose rows need not show every class.
     learning_rate : float or "auto", default="auto"
-        Peak learning rate of the backbone. "auto" is 2e-4 for a model of width 384 and falls
-        with the square of the width (5e-5 for BERT-base [2]_), at most 5e-4.
+        Peak learning rate of the backbone. "auto" is 1.5e-4 for a model of width 384 and
+        falls with the square of the width (4e-5 for BERT-base [2]_), at most 5e-4.
     head_learning_rate : float or "auto", default="auto"
-        Peak learning rate of the head. "auto" is ten times that of the backbone.
+        Peak learning rate of the head. "auto" is twenty times that of the backbone.
     layer_decay : float in (0, 1], default=1.0
         Each layer of the backbone learns at `layer_decay` times the rate of the one above it,
         embeddings slowest. 1 treats all alike.
@@ -91,13 +91,16 @@ class TransformerTextClassifier(
         Texts per optimiser step. Steps that hold too many tokens are computed in parts, with
         the same gradient. "auto" is 16 below 2,000 training rows, else 32.
     max_epochs : int or "auto", default="auto"
-        Most passes over the training texts. "auto" is as many as show the model 3,000 texts: 10
-        up to 300 training rows, 5 for 600, 3 from 1,000 on.
+        Most passes over the training texts. "auto" is as many as show the model 3,000 texts: 20
+        up to 150 training rows, 5 for 600, 3 from 1,000 on.
     early_stopping : bool or "auto", default="auto"
         Score held-out rows before the first and after each epoch, stop when the score stalls,
         and go back to the weights that scored best. If False, all rows train for `max_epochs`;
         rows passed as `X_val` are then scored and calibrated on only. "auto" is True when there
-        is enough to judge by: `X_val`, or 30 rows to hold out.
+        is enough to judge by: `X_val`, or 30 rows to hold out. With fewer rows, a
+        cross-validation of two to five folds finds the number of epochs and the temperature
+        first, and then all rows train; not with ``warm_start``, or an ``LRScheduler`` among the
+        callbacks.
     validation_fraction : float in [0, 1), default=0.1
         Share of the rows to hold out for early stopping: shuffled, stratified, at least one
         row; a class with a single row stays in training. Unused when `X_val` is passed.
@@ -185,8 +188,9 @@ class TransformerTextClassifier(
         (the backbone's at the end of the epoch), `seconds` and, of these, `train_seconds`;
         `examples_per_second` and `tokens_per_second` (of training, without padding); with
         validation rows also `valid_loss` (calibrated), `valid_score`, `temperature` and
-        `valid_seconds`. Epoch 0 is the start, with `load_seconds`, `tokenise_seconds` and, for
-        a head from a logistic regression, `head_seconds` and its `train_loss`.
+        `valid_seconds`. Epoch 0 is the start, with `load_seconds`, `tokenise_seconds`,
+        `cross_fit_seconds` (if there was a cross-validation, whose scores these then are) and,
+        for a head from a logistic regression, `head_seconds` and its `train_loss`.
 
     See Also
     --------

@@ -44,6 +44,10 @@ class LabelledTexts:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def take(self, rows: np.ndarray) -> "LabelledTexts":
+        """These rows only, in this order."""
+        return LabelledTexts(self.texts.take(rows), self.codes[rows], self.weights[rows])
+
 
 def read_rows(
     codec: ClassCodec, texts: list[str], y: Any, sample_weight: Any, *, suffix: str = ""

@@ -1,16 +1,17 @@
 """The path of the data through `fit` and `partial_fit`: parameters in, fitted attributes out."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from sklearn_transformers._calibration import cross_entropies, fit_temperature
 from sklearn_transformers._callbacks import (
     KeepBest,
     LinearSchedule,
     Progress,
+    StopAfter,
     ValidationScore,
     check_callbacks,
     epoch_tasks,
@@ -19,27 +20,16 @@ from sklearn_transformers._callbacks import (
     shows_epochs,
 )
 from sklearn_transformers._compat import FitTask
-from sklearn_transformers._data import (
-    LabelledTexts,
-    Rows,
-    read_rows,
-    read_validation,
-    split_rows,
-    tokenise_rows,
-)
+from sklearn_transformers._cross_fit import cross_fit
+from sklearn_transformers._data import LabelledTexts, read_rows, read_validation, tokenise_rows
 from sklearn_transformers._device import draw_seed, own_grad_mode, resolve_device, resolve_precision
-from sklearn_transformers._diagnosis import (
-    report_truncation,
-    warn_of_rare_classes,
-    warn_of_rows,
-    warn_of_tokens,
-    warn_of_useless_fit,
-)
-from sklearn_transformers._judge import Judge
+from sklearn_transformers._diagnosis import report_truncation, warn_of_rows, warn_of_tokens
+from sklearn_transformers._held_out import HeldOut, choose_rows
+from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier
-from sklearn_transformers._net import FineTuningNet, validate
+from sklearn_transformers._net import FineTuningNet
 from sklearn_transformers._process import seeded
-from sklearn_transformers._recipe import Recipe, holds_out
+from sklearn_transformers._recipe import Recipe
 from sklearn_transformers._start import (
     check_start,
     resolve_recipe,
@@ -122,14 +112,19 @@ def fine_tune(
     history = list(estimator.history_) if proceed else []
     rng = np.random.default_rng([seed, len(history)])
 
-    # 3. Hold out rows to validate on.
-    weigh_scores = (sample_weight if valid is None else sample_weight_val) is not None
-    train, valid, early_stopping = _hold_out(estimator, rows, valid, codec.classes, rng, one_epoch)
+    # 3. Hold out rows to judge epochs by.
+    train, held = rows, None
+    if not one_epoch:
+        train, held = choose_rows(
+            estimator,
+            rows,
+            valid,
+            codec.classes,
+            rng,
+            weigh_scores=(sample_weight if valid is None else sample_weight_val) is not None,
+            may_cross_fit=not proceed and not has_schedule(callbacks),
+        )
     class_weights = codec.class_weights(estimator.class_weight, train.codes, train.weights)
-    judge = None
-    if valid is not None:
-        y_valid, weights = codec.classes[valid.codes], valid.weights if weigh_scores else None
-        judge = Judge(estimator, codec.classes, valid.texts, y_valid, weights)
 
     with seeded(int(rng.integers(2**63)), device), own_grad_mode(device):
         # 4. The model to start from.
@@ -138,12 +133,12 @@ def fine_tune(
         load_seconds = clock.lap()
 
         # 5. Texts become tokens.
-        train_data, lengths = tokenise_rows(train, class_weights, tokenizer, padding.longest)
-        valid_data = None
-        if valid is not None:
-            valid_data, _ = tokenise_rows(valid, class_weights, tokenizer, padding.longest)
+        longest = padding.longest
+        train_data, lengths = tokenise_rows(train, class_weights, tokenizer, longest)
         if not one_epoch:
-            warn_of_tokens(tokenizer, train.texts, train_data.texts, lengths, padding.longest)
+            warn_of_tokens(tokenizer, train.texts, train_data.texts, lengths, longest)
+        if held is not None:
+            held.data, _ = tokenise_rows(held.rows, class_weights, tokenizer, longest)
         fitted = {
             "classes_": codec.classes,
             "model_": model.to(device).eval(),
@@ -154,9 +149,9 @@ def fine_tune(
             "head_learning_rate_": recipe.head_learning_rate,
             "batch_size_": recipe.batch_size,
             "max_epochs_": recipe.max_epochs,
-            "early_stopping_": early_stopping,
-            "max_length_": padding.longest,
-            "truncation_report_": report_truncation(lengths, padding.longest),
+            "early_stopping_": held is not None and estimator.early_stopping is not False,
+            "max_length_": longest,
+            "truncation_report_": report_truncation(lengths, longest),
             "pooling_": model.pooling,
             "temperature_": 1.0,
             "seed_": seed,
@@ -164,35 +159,59 @@ def fine_tune(
             "_started_with": start_parameters(estimator),
             "_n_features_out": model.width,
         }
-        if judge is not None:
-            judge.meet(fitted)
         start = {"epoch": 0, "load_seconds": load_seconds, "tokenise_seconds": clock.lap()}
 
-        # 6. The head's first weights, and the score before the first epoch.
-        if not proceed and not one_epoch and estimator.head_init != "random":
+        # 6. The head's first weights, and how held-out rows are answered before the first epoch
+        #    or, by models that are trained without them, also after each.
+        with_head = not proceed and not one_epoch and estimator.head_init != "random"
+        answers: Any = []
+        if held is not None and held.folds:
+            watched = shows_epochs(estimator.verbose)
+            answers = cross_fit(
+                model, train.texts, train_data, held.folds, recipe, rng, with_head, watched
+            )
+            start["cross_fit_seconds"] = clock.lap()
+        if with_head:
             start["train_loss"] = start_head(model, train.texts, train_data, recipe, rng)
             start["head_seconds"] = clock.lap()
-        keep_best = None
-        if judge is not None and valid_data is not None:
-            logits, loss, temperature = validate(model, valid_data, recipe)
-            score = judge.score(logits, loss, temperature)
-            start |= {"valid_loss": loss, "valid_score": score, "temperature": temperature}
+        if held is not None and not held.folds:
+            answers = [run(model, held.data.texts, padding, device)]
             start["valid_seconds"] = clock.lap()
-            if early_stopping:
-                keep_best = KeepBest(estimator.n_iter_no_change, estimator.tol, score, logits)
-        start |= {"learning_rate": 0.0, "seconds": clock.total()}
+        checks = [] if held is None else held.checks(answers, fitted)
+        start |= {"learning_rate": 0.0, "seconds": clock.total(), **(checks[0] if checks else {})}
 
         # 7. Training.
-        callbacks += epoch_tasks(task, fitted)
+        stopper = _stopper(estimator, answers, checks) if fitted["early_stopping_"] else None
         epochs = _train(
-            estimator, model, recipe, rng, train_data, valid_data, judge, keep_best, callbacks
+            estimator,
+            model,
+            recipe,
+            rng,
+            train_data,
+            None if held is None or held.folds else held,
+            stopper,
+            callbacks + epoch_tasks(task, fitted),
         )
+        for row, check in zip(epochs, checks[1:], strict=False):
+            row |= check  # found by the models that were trained without the row
 
     # 8. Plain records of what happened; net, optimiser and batches end here.
     model.eval().requires_grad_(True)
-    if keep_best is not None and valid_data is not None:
-        _look_at_result(train_data, valid_data, keep_best)
-    return fitted | _records(estimator, history if proceed else [start], start, epochs, keep_best)
+    if held is not None and stopper is not None:
+        held.look_at_result(stopper.logits_, train_data)
+    history = history if proceed else [start]
+    return fitted | _records(estimator, history, start, epochs, stopper)
+
+
+def _stopper(
+    estimator: Any, answers: Sequence[np.ndarray], checks: list[dict[str, float]]
+) -> KeepBest | StopAfter:
+    """What ends training: the best epoch to come, or the one that is known already."""
+    if len(checks) == 1:
+        score = checks[0]["valid_score"]
+        return KeepBest(estimator.n_iter_no_change, estimator.tol, score, answers[0])
+    best = int(np.argmax([check["valid_score"] for check in checks]))
+    return StopAfter(best, answers[best])
 
 
 def _records(
@@ -200,15 +219,15 @@ def _records(
     history: list[dict[str, Any]],
     start: dict[str, Any],
     epochs: list[dict[str, Any]],
-    keep_best: KeepBest | None,
+    stopper: KeepBest | StopAfter | None,
 ) -> dict[str, Any]:
     """The fitted attributes that tell of the epochs; those before this call count along."""
     n_before = len(history) - 1
     history = history + [row | {"epoch": n_before + row["epoch"]} for row in epochs]
     best = history[-1]
-    if keep_best is not None:
-        best = history[n_before + keep_best.best_epoch_]
-        if keep_best.best_epoch_ == 0:  # the model stays what it was, and so does its epoch
+    if stopper is not None:
+        best = history[n_before + stopper.best_epoch_]
+        if stopper.best_epoch_ == 0:  # the model stays what it was, and so does its epoch
             best = start | {"epoch": estimator.best_epoch_ if n_before else 0}
     return {
         "history_": history,
@@ -217,19 +236,6 @@ def _records(
         "best_score_": best.get("valid_score"),
         "temperature_": best.get("temperature", estimator.temperature_ if n_before else 1.0),
     }
-
-
-def _look_at_result(train: LabelledTexts, valid: LabelledTexts, keep_best: KeepBest) -> None:
-    """Warn when the model is no better than the share of each class."""
-    logits = keep_best.logits_
-    temperature = fit_temperature(logits, valid.codes, valid.weights)
-    # One row more for each class: one that only validation has is unlikely, not impossible.
-    mass = np.bincount(train.codes, train.weights, minlength=logits.shape[1]) + 1
-    warn_of_useless_fit(
-        cross_entropies(logits, valid.codes, temperature),
-        -np.log(mass / mass.sum())[valid.codes],
-        valid.weights,
-    )
 
 
 class _Clock:
@@ -247,49 +253,29 @@ class _Clock:
         return time.perf_counter() - self._start
 
 
-def _hold_out(
-    estimator: Any,
-    rows: Rows,
-    valid: Rows | None,
-    classes: np.ndarray,
-    rng: np.random.Generator,
-    one_epoch: bool,
-) -> tuple[Rows, Rows | None, bool]:
-    """Rows to train on, rows to validate on, and whether these stop the training."""
-    early_stopping = estimator.early_stopping
-    if early_stopping == "auto":
-        early_stopping = valid is not None or holds_out(len(rows), estimator.validation_fraction)
-    if one_epoch or not early_stopping or valid is not None:
-        return rows, valid, bool(early_stopping) and not one_epoch
-    warn_of_rare_classes(rows.codes, classes)
-    train, valid = split_rows(rows, estimator.validation_fraction, rng)
-    return train, valid, valid is not None
-
-
 def _train(
     estimator: Any,
     model: TextClassifier,
     recipe: Recipe,
     rng: np.random.Generator,
     train: LabelledTexts,
-    valid: LabelledTexts | None,
-    judge: Judge | None,
-    keep_best: KeepBest | None,
+    held: HeldOut | None,
+    stopper: KeepBest | StopAfter | None,
     callbacks: list[Any],
 ) -> list[dict[str, Any]]:
     """Train in place and return a plain dict per epoch."""
     ours: list[Any] = []
     if not has_schedule(callbacks):
-        n_steps = recipe.max_epochs * -(-len(train) // recipe.batch_size)
-        ours.append(LinearSchedule(n_steps, float(estimator.warmup)))
-    if judge is not None:
-        ours.append(ValidationScore(judge.score))
-    if keep_best is not None:
-        ours.append(keep_best)
+        ours.append(LinearSchedule(recipe.n_steps(len(train)), recipe.warmup))
+    if held is not None:
+        ours.append(ValidationScore(held.judge.score))
+    if stopper is not None:
+        ours.append(stopper)
     progress = Progress(len(train)) if shows_epochs(estimator.verbose) else None
     if progress is not None:
         ours.append(progress)
-    net = FineTuningNet(model, recipe, rng, ours + callbacks, int(estimator.verbose))
+    measure, valid = (None, None) if held is None else (held.measure, held.data)
+    net = FineTuningNet(model, recipe, rng, ours + callbacks, measure, int(estimator.verbose))
     try:
         net.train(train, valid)
     finally:

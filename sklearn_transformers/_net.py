@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from skorch.callbacks import EarlyStopping
 from torch import nn
 
 from sklearn_transformers._batching import pad, sorted_batches, training_steps
-from sklearn_transformers._calibration import cross_entropies, fit_temperature
 from sklearn_transformers._data import LabelledTexts
 from sklearn_transformers._device import autocast, to_device
 from sklearn_transformers._inference import run
@@ -22,7 +21,7 @@ from sklearn_transformers._steady import steady_norms
 from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers.exceptions import TrainingDivergedError
 
-__all__ = ["FineTuningNet", "validate"]
+__all__ = ["FineTuningNet"]
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
@@ -42,6 +41,8 @@ class FineTuningNet(NeuralNetClassifier):
     rng : numpy.random.Generator
         Orders the batches.
     callbacks : list of skorch.callbacks.Callback
+    measure : callable, default=None
+        Logits of the validation rows -> their loss, and the temperature that it was got at.
     verbose : int, default=0
         Whether callbacks such as skorch's PrintLog may print.
     """
@@ -52,6 +53,7 @@ class FineTuningNet(NeuralNetClassifier):
         recipe: Recipe,
         rng: np.random.Generator,
         callbacks: list[Any],
+        measure: Callable[[np.ndarray], tuple[float, float]] | None = None,
         verbose: int = 0,
     ) -> None:
         super().__init__(
@@ -68,6 +70,7 @@ class FineTuningNet(NeuralNetClassifier):
         )
         self.recipe = recipe
         self.rng = rng
+        self.measure = measure
         self.stop_training = False
         self.temperature_ = 1.0
 
@@ -112,6 +115,8 @@ class FineTuningNet(NeuralNetClassifier):
     def fit_loop(self, X: Any, y: Any = None, epochs: int | None = None, **_: Any) -> Any:
         train, valid = X
         for _epoch in range(self.max_epochs):
+            if self.stop_training:
+                break
             start = time.perf_counter()
             self.notify("on_epoch_begin", dataset_train=train, dataset_valid=valid)
             self._train_epoch(train)
@@ -123,8 +128,6 @@ class FineTuningNet(NeuralNetClassifier):
             self.history.record("train_seconds", self.train_seconds_)
             self.history.record("seconds", time.perf_counter() - start)
             self.notify("on_epoch_end", dataset_train=train, dataset_valid=valid)
-            if self.stop_training:
-                break
         return self
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
@@ -198,7 +201,7 @@ class FineTuningNet(NeuralNetClassifier):
         self.optimizer_.zero_grad(set_to_none=True)
 
     def _validate(self, data: LabelledTexts) -> None:
-        """Loss and logits of the validation rows, computed exactly as `predict` does."""
+        """Logits of the validation rows, exactly as `predict` has them, and their loss."""
         self._set_training(False)
 
         def observe(rows: np.ndarray, logits: torch.Tensor) -> None:
@@ -207,9 +210,12 @@ class FineTuningNet(NeuralNetClassifier):
             self.history.record_batch("valid_batch_size", len(rows))
             self.notify("on_batch_end", batch=batch, training=False, y_pred=logits)
 
-        self.valid_logits_, loss, self.temperature_ = validate(
-            self.module_, data, self.recipe, observe=observe
+        self.valid_logits_ = run(
+            self.module_, data.texts, self.recipe.padding, self.recipe.device, observe=observe
         )
+        if self.measure is None:  # somebody only collects the logits
+            return
+        loss, self.temperature_ = self.measure(self.valid_logits_)
         self._check_finite("validation loss", loss)
         self.record("valid_loss", loss)
         self.history.record("temperature", self.temperature_)
@@ -222,24 +228,3 @@ class FineTuningNet(NeuralNetClassifier):
                 f"precision={self.recipe.precision!r}). Lower learning_rate, raise warmup, or "
                 "train with precision='float32'."
             )
-
-
-def validate(
-    model: TextClassifier, data: LabelledTexts, recipe: Recipe, *, observe: Any = None
-) -> tuple[np.ndarray, float, float]:
-    """Answer the validation rows exactly as `predict` would.
-
-    Returns
-    -------
-    logits : ndarray of shape (n_valid, n_classes), float32
-    loss : float
-        Mean cross-entropy of the probabilities, after calibration.
-    temperature : float
-        What the logits are divided by.
-    """
-    logits = run(model, data.texts, recipe.padding, recipe.device, observe=observe)
-    temperature = 1.0
-    if recipe.calibrate:
-        temperature = fit_temperature(logits, data.codes, data.weights)
-    losses = cross_entropies(logits, data.codes, temperature)
-    return logits, float(np.average(losses, weights=data.weights)), temperature

@@ -8,17 +8,19 @@ __all__ = [
     "Recipe",
     "auto_batch_size",
     "auto_epochs",
+    "auto_folds",
     "auto_head_learning_rate",
     "auto_learning_rate",
     "holds_out",
 ]
 
 # Found by benchmarks/bench_recipe.py; docs/accuracy.md has the figures.
-RATE_AT_WIDTH_384, HIGHEST_RATE = 2e-4, 5e-4
-HEAD_RATIO = 10.0
+RATE_AT_WIDTH_384, HIGHEST_RATE = 1.5e-4, 5e-4
+HEAD_RATIO = 20.0
 SMALL_BATCH, LARGE_BATCH, MANY_ROWS = 16, 32, 2000
-TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 10
+TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 20
 FEWEST_TO_JUDGE_BY = 30
+TEXTS_IN_FOLDS, FEWEST_FOLDS, MOST_FOLDS = 6000, 2, 5
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Recipe:
     head_learning_rate: float
     layer_decay: float
     weight_decay: float
+    warmup: float
     label_smoothing: float
     max_grad_norm: float | None
     batch_size: int
@@ -38,11 +41,15 @@ class Recipe:
     precision: str
     padding: Padding
 
+    def n_steps(self, n_rows: int) -> int:
+        """Optimiser steps of a whole training."""
+        return self.max_epochs * -(-n_rows // self.batch_size)
+
 
 def auto_learning_rate(width: int) -> float:
-    """The backbone's peak learning rate: 2e-4 at a width of 384, falling with its square.
+    """The backbone's peak learning rate: 1.5e-4 at a width of 384, falling with its square.
 
-    5e-5 for BERT-base (768), 2.8e-5 for BERT-large (1024), never above 5e-4.
+    4e-5 for BERT-base (768), 2e-5 for BERT-large (1024), never above 5e-4.
     """
     return float(min(HIGHEST_RATE, RATE_AT_WIDTH_384 * (384 / width) ** 2))
 
@@ -62,10 +69,16 @@ def auto_batch_size(n_rows: int) -> int:
 
 
 def auto_epochs(n_rows: int) -> int:
-    """As many as show the model 3,000 texts: ten for few rows, three for many."""
+    """As many as show the model 3,000 texts: twenty for few rows, three for many."""
     return min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(TEXTS_TO_SEE / n_rows)))
 
 
 def holds_out(n_rows: int, validation_fraction: float) -> bool:
     """Whether the rows held out would be enough to tell a good epoch from a lucky one."""
     return n_rows * validation_fraction >= FEWEST_TO_JUDGE_BY
+
+
+def auto_folds(n_rows: int, max_epochs: int) -> int:
+    """Folds of a cross-validation that trains on about 6,000 texts in all: five to two."""
+    most = round(TEXTS_IN_FOLDS / (n_rows * max_epochs))
+    return min(MOST_FOLDS, max(FEWEST_FOLDS, most))

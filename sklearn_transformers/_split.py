@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["hold_out"]
+__all__ = ["hold_out", "stratified_folds"]
 
 
 def hold_out(
@@ -46,3 +46,25 @@ def hold_out(
     rank[by_class] = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     validates = rank < quota[shuffled]
     return order[~validates], order[validates]
+
+
+def stratified_folds(codes: np.ndarray, n_folds: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Disjoint parts of similar size and composition; a class of one row is in none of them.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples,), int64
+    n_folds : int
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    folds : list of ndarray
+        Row indices, in increasing order. No fold has all rows of a class.
+    """
+    order = rng.permutation(len(codes))
+    order = order[np.bincount(codes)[codes[order]] > 1]
+    by_class = order[np.argsort(codes[order], kind="stable")]
+    # Dealt out like cards, class after class, no class fills one fold alone.
+    folds = [np.sort(by_class[first::n_folds]) for first in range(n_folds)]
+    return [fold for fold in folds if len(fold)]

@@ -97,6 +97,7 @@ def resolve_recipe(
         head_learning_rate=float(chosen("head_learning_rate", auto_head_learning_rate(rate))),
         layer_decay=float(estimator.layer_decay),
         weight_decay=float(estimator.weight_decay),
+        warmup=float(estimator.warmup),
         label_smoothing=float(estimator.label_smoothing),
         max_grad_norm=None if norm is None else float(norm),
         batch_size=batch_size,

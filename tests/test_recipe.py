@@ -3,6 +3,7 @@ import pytest
 import torch
 from conftest import toy_texts
 from sklearn.linear_model import LogisticRegression
+from skorch.callbacks import Callback, LRScheduler
 from torch import nn
 
 from sklearn_transformers import TransformerTextClassifier
@@ -15,18 +16,21 @@ from sklearn_transformers._recipe import (
     auto_learning_rate,
     holds_out,
 )
+from sklearn_transformers._split import stratified_folds
 from sklearn_transformers._targets import ClassCodec
 
 
 @pytest.mark.parametrize(
     ("n_rows", "batch_size", "epochs"),
-    [(2, 16, 10), (300, 16, 10), (600, 16, 5), (1999, 16, 3), (2000, 32, 3), (10**6, 32, 3)],
+    [(2, 16, 20), (300, 16, 10), (600, 16, 5), (1999, 16, 3), (2000, 32, 3), (10**6, 32, 3)],
 )
 def test_auto__number_of_rows__decides_on_batches_and_epochs(n_rows, batch_size, epochs):
     assert (auto_batch_size(n_rows), auto_epochs(n_rows)) == (batch_size, epochs)
 
 
-@pytest.mark.parametrize(("width", "rate"), [(128, 5e-4), (384, 2e-4), (768, 5e-5), (1024, 2.8e-5)])
+@pytest.mark.parametrize(
+    ("width", "rate"), [(128, 5e-4), (384, 1.5e-4), (768, 3.75e-5), (1024, 2.1e-5)]
+)
 def test_auto_learning_rate__wider_models__learn_more_slowly(width, rate):
     assert auto_learning_rate(width) == pytest.approx(rate, rel=0.02)
 
@@ -35,7 +39,7 @@ def test_auto__values__become_fitted_attributes_and_parameters_stay(make, binary
     clf = make(
         learning_rate="auto", batch_size="auto", max_epochs="auto", early_stopping="auto"
     ).fit(*binary)
-    assert (clf.batch_size_, clf.max_epochs_, clf.early_stopping_) == (16, 10, False)
+    assert (clf.batch_size_, clf.max_epochs_, clf.early_stopping_) == (16, 15, True)
     assert clf.learning_rate_ == 5e-4  # of a model 32 wide
     assert clf.head_learning_rate_ > clf.learning_rate_
     assert {clf.batch_size, clf.max_epochs, clf.early_stopping, clf.learning_rate} == {"auto"}
@@ -47,9 +51,12 @@ def test_auto_early_stopping__enough_rows_or_given_ones__stops_early(make):
     X, y = toy_texts(300)
     few = make(early_stopping="auto", max_epochs=1)
     assert few.fit(X, y).early_stopping_
-    assert not few.fit(X[:200], y[:200]).early_stopping_
-    assert few.best_score_ is None
-    assert few.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:]).early_stopping_
+    assert "cross_fit_seconds" not in few.history_[0]
+    few.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
+    assert few.early_stopping_
+    assert "cross_fit_seconds" not in few.history_[0]
+    assert few.fit(X[:200], y[:200]).early_stopping_
+    assert few.history_[0]["cross_fit_seconds"] > 0
 
 
 def test_defaults__every_kind_of_size__fits(checkpoints):
@@ -134,6 +141,118 @@ def test_partial_fit__first_call_with_one_class__is_possible(make):
     X, y = toy_texts(20)
     clf = make(head_init="auto").partial_fit(X[::2], y[::2], classes=["no", "yes"])
     assert set(clf.predict(X)) <= {"no", "yes"}
+
+
+# --- few rows: cross-validation --------------------------------------------------------------
+
+
+def few(make, **parameters):
+    return make(**({"early_stopping": "auto", "max_epochs": 4} | parameters))
+
+
+def test_cross_fit__few_rows__all_train_for_the_best_number_of_epochs(make):
+    X, y = toy_texts(60)
+    scores = iter([0.0, 1.0, 3.0, 2.0, 1.0])
+    clf = few(make, scoring=lambda *_: next(scores)).fit(X, y)
+    assert (clf.n_iter_, clf.best_epoch_, clf.best_score_) == (2, 2, 3.0)
+    assert [row["valid_score"] for row in clf.history_] == [0.0, 1.0, 3.0]
+    assert clf.temperature_ == clf.history_[2]["temperature"]
+    # All rows train, with the schedule of all four epochs.
+    plain = few(make, early_stopping=False, callbacks=[StopAtTwo()]).fit(X, y)
+    assert plain.n_iter_ == 2
+    assert plain.history_[2]["learning_rate"] == clf.history_[2]["learning_rate"] > 0
+
+
+class StopAtTwo(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        net.stop_training = len(net.history) == 2
+
+
+def test_cross_fit__no_epoch_better_than_the_start__trains_nothing(make):
+    X, y = toy_texts(60)
+    falling = iter(range(9, 0, -1))
+    clf = few(make, head_init="logistic", scoring=lambda *_: next(falling)).fit(X, y)
+    assert (clf.n_iter_, clf.best_epoch_, clf.best_score_) == (0, 0, 9)
+    start = load_pretrained(clf.model).backbone.state_dict()
+    for name, weight in clf.model_.backbone.state_dict().items():
+        assert torch.equal(weight, start[name]), name
+    assert np.mean(clf.predict(X) == np.array(y)) > 0.6
+
+
+def test_cross_fit__answers__are_of_models_that_never_saw_the_row(make, monkeypatch):
+    from sklearn_transformers import _cross_fit
+
+    seen, answered = [], []
+
+    class Looking(_cross_fit.FineTuningNet):
+        def train(self, train, valid):
+            seen.append(
+                [
+                    {tuple(part.tokens(np.array([i]))) for i in range(len(part))}
+                    for part in (train.texts, valid.texts)
+                ]
+            )
+            answered.append(len(valid))
+            return super().train(train, valid)
+
+    monkeypatch.setattr(_cross_fit, "FineTuningNet", Looking)
+    X, y = toy_texts(60)
+    few(make).fit(X, y)
+    assert len(seen) == 5
+    assert sum(answered) == 60
+    for train, held in seen:
+        assert not train & held
+
+
+def test_cross_fit__scores__are_those_of_the_rows_left_out(make):
+    X, y = toy_texts(60)
+    labels_seen = []
+
+    def scorer(estimator, X_val, y_val):
+        labels_seen.append(dict(zip(X_val, y_val, strict=True)))
+        return estimator.score(X_val, y_val)
+
+    clf = few(make, scoring=scorer, max_epochs=8).fit(X, y)
+    assert labels_seen[0] == dict(zip(X, y, strict=True))
+    assert clf.best_score_ == max(row["valid_score"] for row in clf.history_)
+
+
+def test_cross_fit__same_seed__gives_the_same_bits(make):
+    X, y = toy_texts(40, classes=("bad", "good", "plain"))
+    first, second = (few(make, head_init="auto").fit(X, y) for _ in range(2))
+    np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+
+
+def test_cross_fit__classes_of_one_row__still_train(make):
+    X, y = toy_texts(20)
+    clf = few(make, head_init="auto").fit([*X, "the song"], [*y, "rare"])
+    assert "rare" in clf.classes_
+    every_class_once = few(make, head_init="auto").fit(["good day", "bad meal"], ["yes", "no"])
+    assert every_class_once.best_score_ is None
+    assert not every_class_once.early_stopping_
+
+
+def test_cross_fit__warm_start_or_partial_fit_or_own_schedule__does_without(make):
+    X, y = toy_texts(60)
+    clf = few(make, warm_start=True).fit(X, y)
+    n_before = clf.n_iter_
+    assert "cross_fit_seconds" in clf.history_[0]
+    assert clf.fit(X, y).n_iter_ == n_before + 4
+    assert not clf.early_stopping_
+    assert few(make).partial_fit(X, y, classes=["no", "yes"]).n_iter_ == 1
+    own = few(make, callbacks=[LRScheduler("StepLR", step_size=1)]).fit(X, y)
+    assert own.n_iter_ == 4
+
+
+def test_stratified_folds__parts__are_disjoint_alike_and_leave_each_class_a_row():
+    codes = np.array([0] * 7 + [1] * 2 + [2] + [3] * 30)
+    folds = stratified_folds(codes, 5, np.random.default_rng(0))
+    rows = np.concatenate(folds)
+    assert sorted(rows) == [i for i in range(40) if codes[i] != 2]
+    for fold in folds:
+        assert 7 <= len(fold) <= 8
+        assert set(np.delete(codes, fold)) == {0, 1, 2, 3}
+        assert 5 <= (codes[fold] == 3).sum() <= 7
 
 
 # --- rates, layers, labels -------------------------------------------------------------------

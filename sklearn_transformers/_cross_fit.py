@@ -1,0 +1,83 @@
+"""For few rows: each is answered by a model trained on the others, epoch by epoch."""
+
+import numpy as np
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+
+from sklearn_transformers._callbacks import LinearSchedule, Progress
+from sklearn_transformers._data import LabelledTexts
+from sklearn_transformers._inference import run
+from sklearn_transformers._model import TextClassifier
+from sklearn_transformers._net import FineTuningNet
+from sklearn_transformers._recipe import Recipe
+from sklearn_transformers._start import start_head
+
+__all__ = ["cross_fit"]
+
+
+def cross_fit(
+    model: TextClassifier,
+    texts: list[str],
+    data: LabelledTexts,
+    folds: list[np.ndarray],
+    recipe: Recipe,
+    rng: np.random.Generator,
+    with_head: bool,
+    watched: bool,
+) -> np.ndarray:
+    """Train once without each fold, and answer that fold before and after each epoch.
+
+    Parameters
+    ----------
+    model : TextClassifier
+        What every training starts from; as it was when this returns.
+    texts : list of str
+    data : LabelledTexts
+        Their tokens, codes and weights.
+    folds : list of ndarray
+        Rows to leave out together.
+    recipe : Recipe
+    rng : numpy.random.Generator
+    with_head : bool
+        Whether each training starts from a head fitted to its own rows.
+    watched : bool
+        Whether to show bars.
+
+    Returns
+    -------
+    logits : ndarray of shape (max_epochs + 1, n_held, n_classes), float32
+        Answers to the rows of the folds, one fold after the other.
+    """
+    start = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+    answers = []
+    for number, held in enumerate(folds, start=1):
+        rest = np.setdiff1d(np.arange(len(data)), held)
+        train, unseen = data.take(rest), data.take(held)
+        if with_head:
+            start_head(model, [texts[i] for i in rest], train, recipe, rng)
+        collect = _Collect(run(model, unseen.texts, recipe.padding, recipe.device))
+        callbacks = [LinearSchedule(recipe.n_steps(len(train)), recipe.warmup), collect]
+        progress = Progress(len(train), f"fold {number}/{len(folds)}, ") if watched else None
+        if progress is not None:
+            callbacks.append(progress)
+        try:
+            FineTuningNet(model, recipe, rng, callbacks).train(train, unseen)
+        finally:
+            if progress is not None:
+                progress.close()
+        model.eval().load_state_dict(start)
+        answers.append(np.stack(collect.logits_))
+    return np.concatenate(answers, axis=1)
+
+
+class _Collect(Callback):
+    """Keeps what the rows left out are answered after each epoch."""
+
+    def __init__(self, first: np.ndarray) -> None:
+        self.first = first
+
+    def on_train_begin(self, net: NeuralNet, **_: object) -> None:
+        self.logits_ = [self.first]
+
+    def on_epoch_end(self, net: NeuralNet, **_: object) -> None:
+        self.logits_.append(net.valid_logits_)

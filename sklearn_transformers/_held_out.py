@@ -1,0 +1,115 @@
+"""Rows that are held out to judge epochs by: given ones, a part, or in folds each row once."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from sklearn_transformers._calibration import cross_entropies, fit_temperature
+from sklearn_transformers._data import LabelledTexts, Rows, split_rows
+from sklearn_transformers._diagnosis import warn_of_rare_classes, warn_of_useless_fit
+from sklearn_transformers._judge import Judge
+from sklearn_transformers._recipe import auto_epochs, auto_folds, holds_out
+from sklearn_transformers._split import stratified_folds
+
+__all__ = ["HeldOut", "choose_rows"]
+
+
+class HeldOut:
+    """Held-out rows and what is thought of the answers to them.
+
+    Parameters
+    ----------
+    rows : Rows
+    judge : Judge
+        Made for these rows.
+    folds : list of ndarray
+        Where each is held out from a training of its own: their numbers among the training
+        rows, as they follow each other in `rows`. Empty where they are held out from all.
+    calibrate : bool
+        Whether answers are judged by the probabilities that they would be calibrated to.
+    """
+
+    def __init__(self, rows: Rows, judge: Judge, folds: list[np.ndarray], calibrate: bool) -> None:
+        self.rows = rows
+        self.judge = judge
+        self.folds = folds
+        self.calibrate = calibrate
+        self.data: LabelledTexts
+
+    def measure(self, logits: np.ndarray) -> tuple[float, float]:
+        """Mean cross-entropy of the answers, and the temperature that they are divided by."""
+        codes, weights = self.data.codes, self.data.weights
+        temperature = fit_temperature(logits, codes, weights) if self.calibrate else 1.0
+        losses = cross_entropies(logits, codes, temperature)
+        return float(np.average(losses, weights=weights)), temperature
+
+    def checks(
+        self, answers: Iterable[np.ndarray], fitted: dict[str, Any]
+    ) -> list[dict[str, float]]:
+        """What the history says of answers; scorers see the attributes `fitted`."""
+        self.judge.meet(fitted)
+        found = []
+        for logits in answers:
+            loss, temperature = self.measure(logits)
+            score = self.judge.score(logits, loss, temperature)
+            found.append({"valid_loss": loss, "valid_score": score, "temperature": temperature})
+        return found
+
+    def look_at_result(self, logits: np.ndarray, train: LabelledTexts) -> None:
+        """Warn when the final answers are no better than the share of each class."""
+        codes, weights = self.data.codes, self.data.weights
+        # One row more for each class: one that no training row has is unlikely, not impossible.
+        mass = np.bincount(train.codes, train.weights, minlength=logits.shape[1]) + 1
+        warn_of_useless_fit(
+            cross_entropies(logits, codes, fit_temperature(logits, codes, weights)),
+            -np.log(mass / mass.sum())[codes],
+            weights,
+        )
+
+
+def choose_rows(
+    estimator: Any,
+    rows: Rows,
+    valid: Rows | None,
+    classes: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    weigh_scores: bool,
+    may_cross_fit: bool,
+) -> tuple[Rows, HeldOut | None]:
+    """Rows to train on and rows to judge by.
+
+    Parameters
+    ----------
+    estimator : TransformerTextClassifier
+        Its `early_stopping` and `validation_fraction` decide.
+    rows : Rows
+        All that could be trained on.
+    valid : Rows or None
+        Those that the user gave.
+    classes : ndarray of shape (n_classes,)
+    rng : numpy.random.Generator
+    weigh_scores : bool
+        Whether scorers get the weights of the rows.
+    may_cross_fit : bool
+        Whether few rows may be held out in folds.
+    """
+    train, folds = rows, []
+    early_stopping, fraction = estimator.early_stopping, estimator.validation_fraction
+    if valid is None and early_stopping == "auto":
+        early_stopping = holds_out(len(rows), fraction)
+        if not early_stopping and may_cross_fit:
+            n_epochs = estimator.max_epochs
+            n_epochs = auto_epochs(len(rows)) if n_epochs == "auto" else int(n_epochs)
+            folds = stratified_folds(rows.codes, auto_folds(len(rows), n_epochs), rng)
+    if valid is None and early_stopping:
+        warn_of_rare_classes(rows.codes, classes)
+        train, valid = split_rows(rows, fraction, rng)
+    elif folds:
+        valid = rows.take(np.concatenate(folds))
+    if valid is None:
+        return train, None
+    weights = valid.weights if weigh_scores else None
+    judge = Judge(estimator, classes, valid.texts, classes[valid.codes], weights)
+    return train, HeldOut(valid, judge, folds, bool(estimator.calibrate))
