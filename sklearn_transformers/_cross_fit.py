@@ -3,8 +3,9 @@
 import numpy as np
 from skorch import NeuralNet
 from skorch.callbacks import Callback
+from tqdm import tqdm
 
-from sklearn_transformers._callbacks import LinearSchedule, Progress
+from sklearn_transformers._callbacks import LinearSchedule
 from sklearn_transformers._data import LabelledTexts
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier
@@ -41,7 +42,7 @@ def cross_fit(
     with_head : bool
         Whether each training starts from a head fitted to its own rows.
     watched : bool
-        Whether to show bars.
+        Whether to show a bar.
 
     Returns
     -------
@@ -50,34 +51,32 @@ def cross_fit(
     """
     start = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
     answers = []
-    for number, held in enumerate(folds, start=1):
-        rest = np.setdiff1d(np.arange(len(data)), held)
-        train, unseen = data.take(rest), data.take(held)
-        if with_head:
-            start_head(model, [texts[i] for i in rest], train, recipe, rng)
-        collect = _Collect(run(model, unseen.texts, recipe.padding, recipe.device))
-        callbacks = [LinearSchedule(recipe.n_steps(len(train)), recipe.warmup), collect]
-        progress = Progress(len(train), f"fold {number}/{len(folds)}, ") if watched else None
-        if progress is not None:
-            callbacks.append(progress)
-        try:
-            FineTuningNet(model, recipe, rng, callbacks).train(train, unseen)
-        finally:
-            if progress is not None:
-                progress.close()
-        model.eval().load_state_dict(start)
-        answers.append(np.stack(collect.logits_))
+    with tqdm(
+        total=len(folds) * recipe.max_epochs,
+        desc="cross-validation",
+        bar_format="{desc} |{bar:8}| {elapsed}<{remaining}",
+        disable=not watched,
+    ) as bar:
+        for held in folds:
+            rest = np.setdiff1d(np.arange(len(data)), held)
+            train, unseen = data.take(rest), data.take(held)
+            if with_head:
+                start_head(model, [texts[i] for i in rest], train, recipe, rng)
+            collect = _Collect(run(model, unseen.texts, recipe.padding, recipe.device), bar)
+            schedule = LinearSchedule(recipe.n_steps(len(train)), recipe.warmup)
+            FineTuningNet(model, recipe, rng, [schedule, collect]).train(train, unseen)
+            model.eval().load_state_dict(start)
+            answers.append(np.stack(collect.logits_))
     return np.concatenate(answers, axis=1)
 
 
 class _Collect(Callback):
-    """Keeps what the rows left out are answered after each epoch."""
+    """Keeps what the rows left out are answered before and after each epoch."""
 
-    def __init__(self, first: np.ndarray) -> None:
-        self.first = first
-
-    def on_train_begin(self, net: NeuralNet, **_: object) -> None:
-        self.logits_ = [self.first]
+    def __init__(self, first: np.ndarray, bar: tqdm) -> None:
+        self.logits_ = [first]
+        self.bar = bar
 
     def on_epoch_end(self, net: NeuralNet, **_: object) -> None:
         self.logits_.append(net.valid_logits_)
+        self.bar.update()

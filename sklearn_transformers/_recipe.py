@@ -20,7 +20,7 @@ HEAD_RATIO = 20.0
 SMALL_BATCH, LARGE_BATCH, MANY_ROWS = 16, 32, 2000
 TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 20
 FEWEST_TO_JUDGE_BY = 30
-TEXTS_IN_FOLDS, FEWEST_FOLDS, MOST_FOLDS = 6000, 2, 5
+TEXTS_IN_FOLDS, FEWEST_FOLDS, MOST_FOLDS = 6000, 2, 3
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,6 @@ def holds_out(n_rows: int, validation_fraction: float) -> bool:
 
 
 def auto_folds(n_rows: int, max_epochs: int) -> int:
-    """Folds of a cross-validation that trains on about 6,000 texts in all: five to two."""
+    """Folds of a cross-validation that trains on about 6,000 texts in all: three or two."""
     most = round(TEXTS_IN_FOLDS / (n_rows * max_epochs))
     return min(MOST_FOLDS, max(FEWEST_FOLDS, most))

@@ -7,7 +7,7 @@ from conftest import ARCHITECTURES
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
-from sklearn_transformers._model import TextClassifier, default_learning_rate, parameter_groups
+from sklearn_transformers._model import TextClassifier, parameter_groups
 
 TEXTS = ["the film was great", "bad", "", "we ate a dull meal and then saw a lovely book " * 3]
 
@@ -65,7 +65,7 @@ def test_text_classifier__reduced_precision__answers_in_float32(model):
 
 
 def test_parameter_groups__biases_and_norms__are_not_decayed(model):
-    groups = parameter_groups(model, 1e-3, 0.05)
+    groups = parameter_groups(model, 1e-3, 1e-2, 1.0, 0.05)
     decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
     every = [id(p) for group in groups for p in group["params"]]
     assert sorted(every) == sorted(map(id, model.parameters()))
@@ -76,7 +76,9 @@ def test_parameter_groups__biases_and_norms__are_not_decayed(model):
 
 def test_parameter_groups__head__learns_faster(model):
     rates = {
-        id(p): group["lr"] for group in parameter_groups(model, 1e-3, 0.0) for p in group["params"]
+        id(p): group["lr"]
+        for group in parameter_groups(model, 1e-3, 1e-2, 1.0, 0.0)
+        for p in group["params"]
     }
     assert {rates[id(p)] for p in model.head.parameters()} == {1e-2}
     assert {rates[id(p)] for p in model.backbone.parameters()} == {1e-3}
@@ -84,13 +86,8 @@ def test_parameter_groups__head__learns_faster(model):
 
 def test_parameter_groups__frozen_weights__are_left_out(model):
     model.backbone.requires_grad_(False)
-    groups = parameter_groups(model, 1e-3, 0.01)
+    groups = parameter_groups(model, 1e-3, 1e-2, 1.0, 0.01)
     assert sum(len(group["params"]) for group in groups) == 2
-
-
-@pytest.mark.parametrize(("width", "rate"), [(384, 2e-4), (768, 5e-5), (32, 5e-4)])
-def test_default_learning_rate__width__decides(width, rate):
-    assert default_learning_rate(width) == pytest.approx(rate)
 
 
 def test_dropout__parameter__reaches_every_dropout(make, three_classes):
