@@ -89,10 +89,10 @@ class TransformerTextClassifier(
         Gradients with a larger Euclidean norm are scaled down to it. None does not clip.
     batch_size : int or "auto", default="auto"
         Texts per optimiser step. Steps that hold too many tokens are computed in parts, with
-        the same gradient. "auto" is 16 below 2,000 training rows, else 32.
+        the same gradient. "auto" is 8 below 200 training rows, 16 below 2,000, else 32.
     max_epochs : int or "auto", default="auto"
-        Most passes over the training texts. "auto" is as many as show the model 3,000 texts: 20
-        up to 150 training rows, 5 for 600, 3 from 1,000 on.
+        Most passes over the training texts. "auto" is as many as show the model 3,000 texts: 10
+        up to 300 training rows, 5 for 600, 3 from 1,000 on.
     early_stopping : bool or "auto", default="auto"
         Score held-out rows before the first and after each epoch, stop when the score stalls,
         and go back to the weights that scored best. If False, all rows train for `max_epochs`;

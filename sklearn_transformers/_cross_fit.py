@@ -1,5 +1,7 @@
 """For few rows: each is answered by a model trained on the others, epoch by epoch."""
 
+from dataclasses import replace
+
 import numpy as np
 from skorch import NeuralNet
 from skorch.callbacks import Callback
@@ -63,8 +65,11 @@ def cross_fit(
             if with_head:
                 start_head(model, [texts[i] for i in rest], train, recipe, rng)
             collect = _Collect(run(model, unseen.texts, recipe.padding, recipe.device), bar)
-            schedule = LinearSchedule(recipe.n_steps(len(train)), recipe.warmup)
-            FineTuningNet(model, recipe, rng, [schedule, collect]).train(train, unseen)
+            # As many steps in an epoch as all rows make: how sure a model is grows with them.
+            size = max(1, round(recipe.batch_size * len(train) / len(data)))
+            smaller = replace(recipe, batch_size=size)
+            schedule = LinearSchedule(smaller.n_steps(len(train)), recipe.warmup)
+            FineTuningNet(model, smaller, rng, [schedule, collect]).train(train, unseen)
             model.eval().load_state_dict(start)
             answers.append(np.stack(collect.logits_))
     return np.concatenate(answers, axis=1)

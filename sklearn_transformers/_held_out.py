@@ -9,7 +9,7 @@ from sklearn_transformers._calibration import cross_entropies, fit_temperature
 from sklearn_transformers._data import LabelledTexts, Rows, split_rows
 from sklearn_transformers._diagnosis import warn_of_rare_classes, warn_of_useless_fit
 from sklearn_transformers._judge import Judge
-from sklearn_transformers._recipe import auto_epochs, auto_folds, holds_out
+from sklearn_transformers._recipe import auto_folds, holds_out
 from sklearn_transformers._split import stratified_folds
 
 __all__ = ["HeldOut", "choose_rows"]
@@ -100,9 +100,7 @@ def choose_rows(
     if valid is None and early_stopping == "auto":
         early_stopping = holds_out(len(rows), fraction)
         if not early_stopping and may_cross_fit:
-            n_epochs = estimator.max_epochs
-            n_epochs = auto_epochs(len(rows)) if n_epochs == "auto" else int(n_epochs)
-            folds = stratified_folds(rows.codes, auto_folds(len(rows), n_epochs), rng)
+            folds = stratified_folds(rows.codes, auto_folds(len(rows)), rng)
     if valid is None and early_stopping:
         warn_of_rare_classes(rows.codes, classes)
         train, valid = split_rows(rows, fraction, rng)

@@ -17,10 +17,10 @@ __all__ = [
 # Found by benchmarks/bench_recipe.py; docs/accuracy.md has the figures.
 RATE_AT_WIDTH_384, HIGHEST_RATE = 1.5e-4, 5e-4
 HEAD_RATIO = 20.0
-SMALL_BATCH, LARGE_BATCH, MANY_ROWS = 16, 32, 2000
-TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 20
+BATCH_FROM_ROWS = {2000: 32, 200: 16, 0: 8}
+TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 10
 FEWEST_TO_JUDGE_BY = 30
-TEXTS_IN_FOLDS, FEWEST_FOLDS, MOST_FOLDS = 6000, 2, 3
+FOLDS_FROM_ROWS = {150: 2, 0: 3}
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ def auto_head_learning_rate(learning_rate: float) -> float:
 
 def auto_batch_size(n_rows: int) -> int:
     """Small sets need many steps, which only small batches give; large ones need speed."""
-    return SMALL_BATCH if n_rows < MANY_ROWS else LARGE_BATCH
+    return _at(BATCH_FROM_ROWS, n_rows)
 
 
 def auto_epochs(n_rows: int) -> int:
-    """As many as show the model 3,000 texts: twenty for few rows, three for many."""
+    """As many as show the model 3,000 texts: ten for few rows, three for many."""
     return min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(TEXTS_TO_SEE / n_rows)))
 
 
@@ -78,7 +78,11 @@ def holds_out(n_rows: int, validation_fraction: float) -> bool:
     return n_rows * validation_fraction >= FEWEST_TO_JUDGE_BY
 
 
-def auto_folds(n_rows: int, max_epochs: int) -> int:
-    """Folds of a cross-validation that trains on about 6,000 texts in all: three or two."""
-    most = round(TEXTS_IN_FOLDS / (n_rows * max_epochs))
-    return min(MOST_FOLDS, max(FEWEST_FOLDS, most))
+def auto_folds(n_rows: int) -> int:
+    """Three, or two where training three times would take long."""
+    return _at(FOLDS_FROM_ROWS, n_rows)
+
+
+def _at(steps: dict[int, int], n_rows: int) -> int:
+    """The value of the first step that is not above `n_rows`."""
+    return next(value for least, value in steps.items() if n_rows >= least)

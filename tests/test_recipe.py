@@ -22,7 +22,15 @@ from sklearn_transformers._targets import ClassCodec
 
 @pytest.mark.parametrize(
     ("n_rows", "batch_size", "epochs"),
-    [(2, 16, 20), (300, 16, 10), (600, 16, 5), (1999, 16, 3), (2000, 32, 3), (10**6, 32, 3)],
+    [
+        (2, 8, 10),
+        (199, 8, 10),
+        (300, 16, 10),
+        (600, 16, 5),
+        (1999, 16, 3),
+        (2000, 32, 3),
+        (10**6, 32, 3),
+    ],
 )
 def test_auto__number_of_rows__decides_on_batches_and_epochs(n_rows, batch_size, epochs):
     assert (auto_batch_size(n_rows), auto_epochs(n_rows)) == (batch_size, epochs)
@@ -39,7 +47,7 @@ def test_auto__values__become_fitted_attributes_and_parameters_stay(make, binary
     clf = make(
         learning_rate="auto", batch_size="auto", max_epochs="auto", early_stopping="auto"
     ).fit(*binary)
-    assert (clf.batch_size_, clf.max_epochs_, clf.early_stopping_) == (16, 15, True)
+    assert (clf.batch_size_, clf.max_epochs_, clf.early_stopping_) == (16, 10, True)
     assert clf.learning_rate_ == 5e-4  # of a model 32 wide
     assert clf.head_learning_rate_ > clf.learning_rate_
     assert {clf.batch_size, clf.max_epochs, clf.early_stopping, clf.learning_rate} == {"auto"}
