@@ -157,10 +157,14 @@ class TransformerTextClassifier(
         Where the model is.
     precision_ : str
         Number format that training used.
-    learning_rate_, head_learning_rate_ : float
-        Peak learning rates of backbone and head that training used.
-    batch_size_, max_epochs_ : int
-        What training used.
+    learning_rate_ : float
+        Peak learning rate of the backbone that training used.
+    head_learning_rate_ : float
+        Peak learning rate of the head that training used.
+    batch_size_ : int
+        Texts per optimiser step that training used.
+    max_epochs_ : int
+        Epochs that the schedule was made for.
     early_stopping_ : bool
         Whether held-out rows decided which weights to keep.
     temperature_ : float

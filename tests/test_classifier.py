@@ -96,7 +96,7 @@ def test_fit_predict__labels_of_any_kind__come_back_like_logistic_regression(
 def test_fit__column_labels__warns_as_scikit_learn(make, binary):
     X, y = binary
     with pytest.warns(UserWarning, match="column-vector y was passed") as caught:
-        make(max_epochs=1).fit(X, np.array(y)[:, None])
+        make(max_epochs=6).fit(X, np.array(y)[:, None])
     assert len(caught) == 1
 
 
@@ -123,7 +123,7 @@ def test_fit__only_singletons__warns_and_trains_without_early_stopping(make):
 def test_fit__validation_fraction__decides_how_many_rows_train(make, binary, fraction):
     X, y = binary
     clf = make(max_epochs=1, validation_fraction=fraction).fit(X, y)
-    epoch = clf.history_[0]
+    epoch = clf.history_[1]
     n_train = epoch["examples_per_second"] / epoch["tokens_per_second"]
     mean_tokens = np.mean([len(text.split()) + 2 for text in X])
     assert n_train * mean_tokens == pytest.approx(1, rel=0.1)
@@ -147,14 +147,14 @@ def test_answers__binary__have_scikit_learns_shapes_and_signs(make, binary):
     assert (vectors.shape, vectors.dtype) == ((200, 32), np.float32)
 
 
-def test_answers__three_classes__decision_function_is_logits(fitted, three_classes):
+def test_answers__three_classes__decision_function_is_calibrated_logits(fitted, three_classes):
     X, _ = three_classes
     decision, probabilities = fitted.decision_function(X), fitted.predict_proba(X)
     assert decision.shape == probabilities.shape == (240, 3)
     np.testing.assert_array_equal(decision.argmax(axis=1), probabilities.argmax(axis=1))
     with torch.no_grad():
         logits = fitted.model_.head(torch.from_numpy(fitted.transform(X)))
-    np.testing.assert_allclose(decision, logits, atol=1e-5)
+    np.testing.assert_allclose(decision * fitted.temperature_, logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ANSWERS)
@@ -228,16 +228,21 @@ BAD_PARAMETERS = {
     "max_length": [0, -1, 2.5, "long"],
     "pooling": ["first", None],
     "dropout": [1.0, -0.1, "auto"],
+    "head_init": ["zero", None],
     "learning_rate": [0, -1e-3, "fast", None],
+    "head_learning_rate": [0, -1e-3, "fast", None],
+    "layer_decay": [0, 1.1, "auto"],
+    "label_smoothing": [1.0, -0.1, None],
     "weight_decay": [-1, "auto"],
     "warmup": [-0.1, 1.1],
     "max_grad_norm": [0, -1, "auto"],
     "batch_size": [0, 1.5, None],
     "max_epochs": [0, 2.5],
-    "early_stopping": ["auto", 2],
+    "early_stopping": ["maybe", 2],
     "validation_fraction": [1.0, -0.1, 5],
     "n_iter_no_change": [0, 1.5],
     "tol": [-1e-9],
+    "calibrate": ["yes", 2],
     "scoring": ["accuracyy", 3],
     "class_weight": ["auto", 3],
     "device": ["gpu", 3],
@@ -358,7 +363,7 @@ def test_fit__no_terminal__prints_and_warns_nothing(make, binary, capfd):
     capfd.readouterr()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        clone(make(verbose=1, max_epochs=1)).fit(*binary).predict(binary[0])
+        clone(make(verbose=1)).fit(*binary).predict(binary[0])
     assert capfd.readouterr() == ("", "")
 
 

@@ -63,6 +63,7 @@ IGNORED = {
         *(f"TransformerTextClassifier.{name}" for name in PUBLIC_METHODS),
         "InvalidTextError",
         "PretrainedModelError",
+        "TextDataWarning",
         "TrainingDivergedError",
         "testing.adapt_text_estimator",
         "testing.check_text_estimator",
