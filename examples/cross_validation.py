@@ -29,7 +29,7 @@ models = {
         TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
     ),
     "TransformerTextClassifier": TransformerTextClassifier(
-        max_epochs=2 if quick else 5, random_state=0, verbose=0
+        max_epochs=2 if quick else "auto", random_state=0, verbose=0
     ),
 }
 folds = StratifiedKFold(n_splits=3, shuffle=True, random_state=0)

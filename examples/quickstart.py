@@ -29,7 +29,7 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", help="CSV file with a header; default: docstrings by topic")
 parser.add_argument("--text", default="text", help="column with the text")
 parser.add_argument("--label", default="label", help="column with the label")
-parser.add_argument("--max-epochs", type=int, default=5)
+parser.add_argument("--max-epochs", type=int, default="auto")
 
 
 def read_csv(file, text, label):

@@ -30,7 +30,7 @@ X, y = zip(*[(text, topic) for text, topic in zip(X, y, strict=True) if topic in
            strict=True)  # fmt: skip
 X_train, X_test, y_train, y_test = train_test_split(X, y, stratify=y, random_state=0)
 
-classifier = TransformerTextClassifier(max_epochs=3, random_state=0).fit(X_train, y_train)
+classifier = TransformerTextClassifier(random_state=0).fit(X_train, y_train)
 print(f"accuracy {classifier.score(X_test, y_test):.3f} after {classifier.n_iter_} epochs")
 
 with tempfile.TemporaryDirectory() as folder:

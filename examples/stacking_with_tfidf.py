@@ -37,7 +37,9 @@ tf_idf = make_pipeline(
     TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)),
     LogisticRegression(C=10, max_iter=1000),
 )
-transformer = TransformerTextClassifier(max_epochs=2 if quick else 5, random_state=0, verbose=0)
+transformer = TransformerTextClassifier(
+    max_epochs=2 if quick else "auto", random_state=0, verbose=0
+)
 both = [("tf_idf", tf_idf), ("transformer", transformer)]
 fitted = [(name, FrozenEstimator(model)) for name, model in both]  # each is fitted before
 models = {

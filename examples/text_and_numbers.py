@@ -55,7 +55,7 @@ def only(columns, model):
 
 
 def text_classifier():
-    return TransformerTextClassifier(max_epochs=2 if quick else 5, random_state=0, verbose=0)
+    return TransformerTextClassifier(max_epochs=2 if quick else "auto", random_state=0, verbose=0)
 
 
 side_by_side = ColumnTransformer(

@@ -78,7 +78,7 @@ models = {
     "TF-IDF": tf_idf,
     "Transformer": TransformerTextClassifier(
         max_length=64 if quick else 128,
-        max_epochs=2 if quick else 5,
+        max_epochs=2 if quick else "auto",
         early_stopping=False,
         random_state=0,
         verbose=0,
