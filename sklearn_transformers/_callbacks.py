@@ -1,4 +1,4 @@
-"""What happens around the epochs: schedule, validation score, best weights, progress."""
+"""What happens around the epochs: schedule, validation score, progress, the user's callbacks."""
 
 import shutil
 import sys
@@ -16,10 +16,8 @@ from sklearn_transformers._compat import FitTask
 from sklearn_transformers._process import is_one_of_many, is_worker
 
 __all__ = [
-    "KeepBest",
     "LinearSchedule",
     "Progress",
-    "StopAfter",
     "ValidationScore",
     "check_callbacks",
     "epoch_tasks",
@@ -81,81 +79,6 @@ class ValidationScore(Callback):
         row = net.history[-1]
         score = self.score(net.valid_logits_, row["valid_loss"], row["temperature"])
         net.record("valid_score", score, lower_is_better=False)
-
-
-class KeepBest(Callback):
-    """Stop when the validation score stalls and go back to the weights that scored best.
-
-    The weights before the first epoch are a candidate like any other, but the first epochs need
-    not beat them at once.
-
-    Parameters
-    ----------
-    n_iter_no_change : int
-        Epochs in a row without an improvement of more than `tol` before training stops.
-    tol : float
-    start_score : float
-        Score of the weights before the first epoch.
-    start_logits : ndarray of shape (n_valid, n_classes)
-        What they answer.
-    """
-
-    def __init__(
-        self, n_iter_no_change: int, tol: float, start_score: float, start_logits: np.ndarray
-    ) -> None:
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.start_score = start_score
-        self.start_logits = start_logits
-
-    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        self.reference_, self.n_stalled_ = -np.inf, 0
-        self._keep(net, self.start_score, self.start_logits)
-
-    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
-        score = net.history[-1, "valid_score"]
-        if score > self.best_score_:
-            self._keep(net, score, net.valid_logits_)
-        if score > self.reference_ + self.tol:
-            self.reference_, self.n_stalled_ = score, 0
-        else:
-            self.n_stalled_ += 1
-        if self.n_stalled_ >= self.n_iter_no_change:
-            net.stop_training = True
-
-    def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        if self.best_epoch_ == len(net.history):
-            return
-        with torch.no_grad():
-            for name, weight in net.module_.named_parameters():
-                weight.copy_(self.weights_[name])
-
-    def _keep(self, net: NeuralNet, score: float, logits: np.ndarray) -> None:
-        self.best_epoch_, self.best_score_ = len(net.history), score  # 0 before the first epoch
-        self.logits_ = logits
-        # All of them, because a callback may freeze and unfreeze any.
-        self.weights_ = {
-            name: weight.detach().to("cpu", copy=True)
-            for name, weight in net.module_.named_parameters()
-        }
-
-
-class StopAfter(Callback):
-    """Stop after the epoch that is known to be the best; 0 trains nothing.
-
-    `logits` are what the models that found it out answered at that epoch.
-    """
-
-    def __init__(self, best_epoch: int, logits: np.ndarray) -> None:
-        self.best_epoch_ = best_epoch
-        self.logits_ = logits
-
-    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        net.stop_training = self.best_epoch_ == 0
-
-    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
-        if len(net.history) >= self.best_epoch_:
-            net.stop_training = True
 
 
 class EpochTasks(Callback):

@@ -68,8 +68,8 @@ class TransformerTextClassifier(
     head_init : {"auto", "logistic", "random"}, default="auto"
         Where the head starts: from a logistic regression on the vectors of the pretrained
         backbone, its L2 penalty chosen on held-out parts of the training rows [3]_, or from
-        small random numbers. "auto" is "logistic" in `fit` and "random" in a first
-        `partial_fit`, whose rows need not show every class.
+        small random numbers. "auto" is "logistic". `partial_fit` starts from random numbers
+        always, because the rows of its first call need not show every class.
     learning_rate : float or "auto", default="auto"
         Peak learning rate of the backbone. "auto" is 1.5e-4 for a model of width 384 and
         falls with the square of the width (4e-5 for BERT-base [2]_), at most 5e-4.
@@ -96,23 +96,25 @@ class TransformerTextClassifier(
     early_stopping : bool or "auto", default="auto"
         Score held-out rows before the first and after each epoch, stop when the score stalls,
         and go back to the weights that scored best. If False, all rows train for `max_epochs`;
-        rows passed as `X_val` are then scored and calibrated on only. "auto" is True when there
-        is enough to judge by: `X_val`, or 30 rows to hold out. With fewer rows, a
-        cross-validation of three folds or two finds the number of epochs and the temperature
-        first, and then all rows train; not with ``warm_start``, or an ``LRScheduler`` among the
-        callbacks.
+        rows passed as `X_val` are then scored and calibrated on only. "auto" is True,
+        but where rows are few (below 300, or 20 per class) a cross-validation of three folds or
+        two finds the number of epochs and the temperature first, and then all rows train. With
+        `callbacks` or a scorer of your own, which want to see one training, a part is held out
+        all the same; going on from an earlier fit with few rows, nothing is.
     validation_fraction : float in [0, 1), default=0.1
         Share of the rows to hold out for early stopping: shuffled, stratified, at least one
         row; a class with a single row stays in training. Unused when `X_val` is passed.
     n_iter_no_change : int, default=3
-        Epochs in a row without improvement after which training stops.
+        Epochs in a row without improvement after which training stops. A cross-validation of
+        few rows runs all epochs and takes the best.
     tol : float, default=0.0
         Improvements of at most `tol` do not postpone stopping; the weights kept are still
         those of the best score.
     calibrate : bool, default=True
         Divide the logits by the temperature that suits the held-out rows best [4]_, so that
         `predict_proba` neither promises too much nor too little. Labels stay as they are.
-        Without rows to validate on the temperature is 1.
+        Without rows to validate on the temperature is 1 or, in a call that goes on training,
+        what it was.
     scoring : "loss", str or callable, default="loss"
         How the held-out rows are scored: by their weighted cross-entropy, a scorer name of
         scikit-learn, or a callable ``scorer(estimator, X, y)``; greater is better. Scorers
@@ -193,8 +195,9 @@ class TransformerTextClassifier(
         `examples_per_second` and `tokens_per_second` (of training, without padding); with
         validation rows also `valid_loss` (calibrated), `valid_score`, `temperature` and
         `valid_seconds`. Epoch 0 is the start, with `load_seconds`, `tokenise_seconds`,
-        `cross_fit_seconds` (if there was a cross-validation, whose scores these then are) and,
-        for a head from a logistic regression, `head_seconds` and its `train_loss`.
+        `n_folds` and `cross_fit_seconds` (if there was a cross-validation, whose scores these
+        then are) and, for a head from a logistic regression, `head_seconds`, its `penalty` and
+        its `train_loss`.
 
     See Also
     --------

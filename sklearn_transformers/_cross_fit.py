@@ -51,7 +51,7 @@ def cross_fit(
     logits : ndarray of shape (max_epochs + 1, n_held, n_classes), float32
         Answers to the rows of the folds, one fold after the other.
     """
-    start = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+    before = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
     answers = []
     with tqdm(
         total=len(folds) * recipe.max_epochs,
@@ -62,15 +62,18 @@ def cross_fit(
         for held in folds:
             rest = np.setdiff1d(np.arange(len(data)), held)
             train, unseen = data.take(rest), data.take(held)
+            shrink = 1.0
             if with_head:
-                start_head(model, [texts[i] for i in rest], train, recipe, rng)
-            collect = _Collect(run(model, unseen.texts, recipe.padding, recipe.device), bar)
+                start, _ = start_head(model, [texts[i] for i in rest], train, recipe, rng)
+                shrink = start.shrink
+            first = run(model, unseen.texts, recipe.padding, recipe.device)
+            collect = _Collect(first / np.float32(shrink), bar)
             # As many steps in an epoch as all rows make: how sure a model is grows with them.
             size = max(1, round(recipe.batch_size * len(train) / len(data)))
             smaller = replace(recipe, batch_size=size)
             schedule = LinearSchedule(smaller.n_steps(len(train)), recipe.warmup)
             FineTuningNet(model, smaller, rng, [schedule, collect]).train(train, unseen)
-            model.eval().load_state_dict(start)
+            model.eval().load_state_dict(before)
             answers.append(np.stack(collect.logits_))
     return np.concatenate(answers, axis=1)
 

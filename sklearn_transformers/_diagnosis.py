@@ -22,6 +22,10 @@ __all__ = [
 # Shares of the texts and of the tokens up to which it is not worth a warning.
 FEW_CUT = 0.05
 FEW_UNKNOWN = 0.1
+FEW_SPELLED = 0.3
+
+# From here on, Unicode has scripts that write words or syllables with one character.
+FIRST_EAST_ASIAN = "\u2e80"
 
 # Packages through which the user's call came.
 OURS = {"sklearn_transformers", "sklearn", "joblib"}
@@ -49,9 +53,8 @@ def _warn_of_texts(texts: list[str]) -> None:
     """Say how many texts are empty, or that all are the same."""
     n_empty = sum(not text.strip() for text in texts)
     if n_empty:
-        row = next(i for i, text in enumerate(texts) if not text.strip())
         _warn(
-            f"{_share(n_empty, len(texts))} texts are empty or only spaces (the first: X[{row}]). "
+            f"{_share(n_empty, len(texts))} texts are empty or only spaces. "
             "They carry nothing to learn from; drop them, or fill in what is missing."
         )
     if len(texts) > 1 and n_empty < len(texts) and len(set(texts)) == 1:
@@ -134,7 +137,9 @@ def _warn_of_vocabulary(
 ) -> None:
     """Say when the tokenizer does not know the script that the texts are written in."""
     advice = "Take a model trained on this language, such as a multilingual one."
-    unknown = tokenizer.unk_token_id
+    shared = [t for name, t in tokenizer.special_tokens_map.items() if name != "unk_token"]
+    # GPT-2's stands for much else; its tokenizer knows every byte anyway.
+    unknown = None if tokenizer.unk_token in shared else tokenizer.unk_token_id
     special = [i for i in tokenizer.all_special_ids if i != unknown]
     n_tokens = int((~np.isin(encoded.ids, special)).sum())
     is_unknown = encoded.ids == (-1 if unknown is None else unknown)
@@ -146,14 +151,28 @@ def _warn_of_vocabulary(
             f"most of them in {_quote(texts[worst])}. {advice}"
         )
         return
-    # Tokenizers over bytes know everything, if need be letter by letter in several pieces.
-    n_characters = sum(map(len, texts))
-    n_pieces = int((full_lengths - tokenizer.num_special_tokens_to_add()).sum())
-    if n_pieces > n_characters > 0:
+    # Other tokenizers spell a script out that they do not know, by letters or by bytes.
+    n_pieces = full_lengths - tokenizer.num_special_tokens_to_add()
+    spelled = [i for i, text in enumerate(texts) if _is_spelled_out(text, int(n_pieces[i]))]
+    if len(spelled) > FEW_SPELLED * len(texts):
+        example = spelled[0]
+        ratio = n_pieces[spelled].sum() / sum(len(texts[i]) for i in spelled)
         _warn(
-            f"The tokenizer of this model cuts each character into {n_pieces / n_characters:.1f} "
-            f"tokens on average, as in {_quote(texts[0])}: it hardly knows this script. {advice}"
+            f"The tokenizer of this model spells {_share(len(spelled), len(texts))} texts out, at "
+            f"{ratio:.1f} tokens a character, such as {_quote(texts[example])}: it hardly knows "
+            f"this script. {advice}"
         )
+
+
+def _is_spelled_out(text: str, n_pieces: int) -> bool:
+    """Whether a text not in ASCII has about a token for each letter.
+
+    Where each character is a word or a syllable, as in Chinese, it takes several tokens each.
+    """
+    if text.isascii():
+        return False
+    n_letters = sum(map(len, text.split()))
+    return n_pieces > n_letters * (1.2 if max(text) >= FIRST_EAST_ASIAN else 0.7)
 
 
 def warn_of_useless_fit(losses: np.ndarray, prior_losses: np.ndarray, weights: np.ndarray) -> None:
@@ -184,7 +203,7 @@ def warn_of_useless_fit(losses: np.ndarray, prior_losses: np.ndarray, weights: n
 def _warn(message: str) -> None:
     """Warn of the line that called `fit`, be it by way of scikit-learn."""
     level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals["__name__"].split(".")[0] in OURS:
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in OURS:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, TextDataWarning, stacklevel=level)
 

@@ -1,17 +1,14 @@
 """The path of the data through `fit` and `partial_fit`: parameters in, fitted attributes out."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from sklearn_transformers._callbacks import (
-    KeepBest,
     LinearSchedule,
     Progress,
-    StopAfter,
     ValidationScore,
     check_callbacks,
     epoch_tasks,
@@ -24,6 +21,7 @@ from sklearn_transformers._cross_fit import cross_fit
 from sklearn_transformers._data import LabelledTexts, read_rows, read_validation, tokenise_rows
 from sklearn_transformers._device import draw_seed, own_grad_mode, resolve_device, resolve_precision
 from sklearn_transformers._diagnosis import report_truncation, warn_of_rows, warn_of_tokens
+from sklearn_transformers._head_start import HeadStart
 from sklearn_transformers._held_out import HeldOut, choose_rows
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier
@@ -33,10 +31,12 @@ from sklearn_transformers._recipe import Recipe
 from sklearn_transformers._start import (
     check_start,
     resolve_recipe,
+    set_head,
     start_head,
     start_parameters,
     starting_model,
 )
+from sklearn_transformers._stopping import KeepBest, StopAfter, stopper_for
 from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers._validation import check_texts
 
@@ -122,7 +122,8 @@ def fine_tune(
             codec.classes,
             rng,
             weigh_scores=(sample_weight if valid is None else sample_weight_val) is not None,
-            may_cross_fit=not proceed and not has_schedule(callbacks),
+            proceed=proceed,
+            with_callbacks=bool(callbacks),
         )
     class_weights = codec.class_weights(estimator.class_weight, train.codes, train.weights)
 
@@ -149,7 +150,7 @@ def fine_tune(
             "head_learning_rate_": recipe.head_learning_rate,
             "batch_size_": recipe.batch_size,
             "max_epochs_": recipe.max_epochs,
-            "early_stopping_": held is not None and estimator.early_stopping is not False,
+            "early_stopping_": held is not None and bool(estimator.early_stopping),
             "max_length_": longest,
             "truncation_report_": report_truncation(lengths, longest),
             "pooling_": model.pooling,
@@ -161,27 +162,16 @@ def fine_tune(
         }
         start = {"epoch": 0, "load_seconds": load_seconds, "tokenise_seconds": clock.lap()}
 
-        # 6. The head's first weights, and how held-out rows are answered before the first epoch
-        #    or, by models that are trained without them, also after each.
+        # 6. The head's first weights, and how held-out rows are answered with them.
         with_head = not proceed and not one_epoch and estimator.head_init != "random"
-        answers: Any = []
-        if held is not None and held.folds:
-            watched = shows_epochs(estimator.verbose)
-            answers = cross_fit(
-                model, train.texts, train_data, held.folds, recipe, rng, with_head, watched
-            )
-            start["cross_fit_seconds"] = clock.lap()
-        if with_head:
-            start["train_loss"] = start_head(model, train.texts, train_data, recipe, rng)
-            start["head_seconds"] = clock.lap()
-        if held is not None and not held.folds:
-            answers = [run(model, held.data.texts, padding, device)]
-            start["valid_seconds"] = clock.lap()
+        head, answers = _begin(
+            estimator, model, train.texts, train_data, held, recipe, rng, with_head, start, clock
+        )
         checks = [] if held is None else held.checks(answers, fitted)
         start |= {"learning_rate": 0.0, "seconds": clock.total(), **(checks[0] if checks else {})}
 
         # 7. Training.
-        stopper = _stopper(estimator, answers, checks) if fitted["early_stopping_"] else None
+        stopper = stopper_for(estimator, answers, checks) if fitted["early_stopping_"] else None
         epochs = _train(
             estimator,
             model,
@@ -197,21 +187,42 @@ def fine_tune(
 
     # 8. Plain records of what happened; net, optimiser and batches end here.
     model.eval().requires_grad_(True)
+    if head is not None and stopper is not None and stopper.best_epoch_ == 0:
+        set_head(model, head, 1.0)  # the regression itself is the answer
     if held is not None and stopper is not None:
         held.look_at_result(stopper.logits_, train_data)
-    history = history if proceed else [start]
     return fitted | _records(estimator, history, start, epochs, stopper)
 
 
-def _stopper(
-    estimator: Any, answers: Sequence[np.ndarray], checks: list[dict[str, float]]
-) -> KeepBest | StopAfter:
-    """What ends training: the best epoch to come, or the one that is known already."""
-    if len(checks) == 1:
-        score = checks[0]["valid_score"]
-        return KeepBest(estimator.n_iter_no_change, estimator.tol, score, answers[0])
-    best = int(np.argmax([check["valid_score"] for check in checks]))
-    return StopAfter(best, answers[best])
+def _begin(
+    estimator: Any,
+    model: TextClassifier,
+    texts: list[str],
+    data: LabelledTexts,
+    held: HeldOut | None,
+    recipe: Recipe,
+    rng: np.random.Generator,
+    with_head: bool,
+    notes: dict[str, Any],
+    clock: "_Clock",
+) -> tuple[HeadStart | None, Any]:
+    """Set the head, and answer the held-out rows: before the first epoch, or also after each.
+
+    After each by models that were trained without the row, where rows are held out in folds.
+    """
+    head, answers = None, np.empty(0)
+    if held is not None and held.folds:
+        watched = shows_epochs(estimator.verbose)
+        answers = cross_fit(model, texts, data, held.folds, recipe, rng, with_head, watched)
+        notes |= {"n_folds": len(held.folds), "cross_fit_seconds": clock.lap()}
+    if with_head:
+        head, loss = start_head(model, texts, data, recipe, rng)
+        notes |= {"train_loss": loss, "penalty": head.penalty, "head_seconds": clock.lap()}
+    if held is not None and not held.folds:
+        logits = run(model, held.data.texts, recipe.padding, recipe.device)
+        answers = logits[None] / np.float32(1 if head is None else head.shrink)
+        notes["valid_seconds"] = clock.lap()
+    return head, answers
 
 
 def _records(
@@ -222,19 +233,22 @@ def _records(
     stopper: KeepBest | StopAfter | None,
 ) -> dict[str, Any]:
     """The fitted attributes that tell of the epochs; those before this call count along."""
+    proceeds = bool(history)
+    history = history if proceeds else [start]
     n_before = len(history) - 1
     history = history + [row | {"epoch": n_before + row["epoch"]} for row in epochs]
     best = history[-1]
     if stopper is not None:
         best = history[n_before + stopper.best_epoch_]
         if stopper.best_epoch_ == 0:  # the model stays what it was, and so does its epoch
-            best = start | {"epoch": estimator.best_epoch_ if n_before else 0}
+            best = start | {"epoch": estimator.best_epoch_ if proceeds else 0}
+    known = estimator.temperature_ if proceeds and estimator.calibrate else 1.0
     return {
         "history_": history,
         "n_iter_": len(history) - 1,
         "best_epoch_": best["epoch"],
         "best_score_": best.get("valid_score"),
-        "temperature_": best.get("temperature", estimator.temperature_ if n_before else 1.0),
+        "temperature_": best.get("temperature", known),
     }
 
 

@@ -1,6 +1,7 @@
 """The head's first weights: logistic regression on the vectors of the frozen backbone."""
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
@@ -11,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from sklearn_transformers._calibration import cross_entropies
 from sklearn_transformers._split import hold_out
 
-__all__ = ["fit_head"]
+__all__ = ["HeadStart", "fit_head"]
 
 # Strengths of the L2 penalty to choose from, beside the mean loss: independent of the number of
 # rows. From strong to weak, each fit starting from the one before.
@@ -26,16 +27,34 @@ ENOUGH_ANSWERS = 300
 MOST_SPLITS = 5
 
 
+@dataclass(frozen=True, eq=False)
+class HeadStart:
+    """A logistic regression, and what to make of it.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (n_classes, width), float32
+    bias : ndarray of shape (n_classes,), float32
+    shrink : float
+        The factor by which both leave the training rows in doubt; see `_shrinkage`.
+    penalty : float
+        The L2 penalty that was chosen, beside the mean loss.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    shrink: float
+    penalty: float
+
+
 def fit_head(
     vectors: np.ndarray,
     codes: np.ndarray,
     weights: np.ndarray,
     n_classes: int,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> HeadStart:
     """Multinomial logistic regression on the vectors, its L2 penalty chosen by hold-outs.
-
-    The result is shrunk until it is unsure; see `_shrinkage`.
 
     Parameters
     ----------
@@ -43,16 +62,17 @@ def fit_head(
         No row and code should occur twice: add up the weights instead.
     codes : ndarray of shape (n_rows,), int64
     weights : ndarray of shape (n_rows,)
+        Positive.
     n_classes : int
         A class without a row gets no weights and the lowest bias.
     rng : numpy.random.Generator
         Decides the hold-outs.
-
-    Returns
-    -------
-    weight : ndarray of shape (n_classes, width), float32
-    bias : ndarray of shape (n_classes,), float32
     """
+    present = np.unique(codes)
+    weight, bias = np.zeros((n_classes, vectors.shape[1]), np.float32), np.zeros(n_classes)
+    if len(present) == 1:
+        bias[present] = 1
+        return HeadStart(weight, bias.astype(np.float32), 1.0, PENALTIES[0])
     mean = np.average(vectors, axis=0, weights=weights)
     # One scale for all: single entries that hardly vary stay as unimportant as they are.
     scale = np.sqrt(np.average(((vectors - mean) ** 2).mean(axis=1), weights=weights)) or 1.0
@@ -61,14 +81,13 @@ def fit_head(
     with threadpool_limits(1, "blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         penalty = _choose_penalty(scaled, codes, weights, rng)
-        present, coef, intercept = _Path(scaled, codes, weights).fit(penalty)
+        _, coef, intercept = _Path(scaled, codes, weights).fit(penalty)
         logits = scaled @ coef.T + intercept
     shrink = _shrinkage(logits, np.searchsorted(present, codes), weights)
-    coef, intercept = coef * shrink, intercept * shrink
-    weight = np.zeros((n_classes, vectors.shape[1]), np.float32)
-    bias = np.full(n_classes, (intercept - coef @ mean / scale).min(), np.float32)
-    weight[present], bias[present] = coef / scale, intercept - coef @ mean / scale
-    return weight, bias
+    intercept = intercept - coef @ mean / scale
+    weight[present], bias[:] = coef / scale, intercept.min()
+    bias[present] = intercept
+    return HeadStart(weight, bias.astype(np.float32), shrink, penalty)
 
 
 class _Path:

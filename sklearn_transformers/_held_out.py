@@ -9,8 +9,9 @@ from sklearn_transformers._calibration import cross_entropies, fit_temperature
 from sklearn_transformers._data import LabelledTexts, Rows, split_rows
 from sklearn_transformers._diagnosis import warn_of_rare_classes, warn_of_useless_fit
 from sklearn_transformers._judge import Judge
-from sklearn_transformers._recipe import auto_folds, holds_out
+from sklearn_transformers._recipe import are_few, auto_folds
 from sklearn_transformers._split import stratified_folds
+from sklearn_transformers.exceptions import TrainingDivergedError
 
 __all__ = ["HeldOut", "choose_rows"]
 
@@ -52,6 +53,11 @@ class HeldOut:
         found = []
         for logits in answers:
             loss, temperature = self.measure(logits)
+            if not np.isfinite(loss):
+                raise TrainingDivergedError(
+                    f"The validation loss is {loss} before training. The pretrained model gives "
+                    "answers that are not finite: try precision='float32', or another model."
+                )
             score = self.judge.score(logits, loss, temperature)
             found.append({"valid_loss": loss, "valid_score": score, "temperature": temperature})
         return found
@@ -76,7 +82,8 @@ def choose_rows(
     rng: np.random.Generator,
     *,
     weigh_scores: bool,
-    may_cross_fit: bool,
+    proceed: bool,
+    with_callbacks: bool,
 ) -> tuple[Rows, HeldOut | None]:
     """Rows to train on and rows to judge by.
 
@@ -92,15 +99,18 @@ def choose_rows(
     rng : numpy.random.Generator
     weigh_scores : bool
         Whether scorers get the weights of the rows.
-    may_cross_fit : bool
-        Whether few rows may be held out in folds.
+    proceed : bool
+        Whether training goes on from a model that knows the rows already.
+    with_callbacks : bool
+        Whether callbacks of the user's want to see the whole training.
     """
     train, folds = rows, []
     early_stopping, fraction = estimator.early_stopping, estimator.validation_fraction
     if valid is None and early_stopping == "auto":
-        early_stopping = holds_out(len(rows), fraction)
-        if not early_stopping and may_cross_fit:
+        few = are_few(len(rows), len(classes)) and fraction > 0
+        if few and not (proceed or with_callbacks or _may_ask_the_model(estimator.scoring)):
             folds = stratified_folds(rows.codes, auto_folds(len(rows)), rng)
+        early_stopping = fraction > 0 and not folds and not (few and proceed)
     if valid is None and early_stopping:
         warn_of_rare_classes(rows.codes, classes)
         train, valid = split_rows(rows, fraction, rng)
@@ -111,3 +121,11 @@ def choose_rows(
     weights = valid.weights if weigh_scores else None
     judge = Judge(estimator, classes, valid.texts, classes[valid.codes], weights)
     return train, HeldOut(valid, judge, folds, bool(estimator.calibrate))
+
+
+def _may_ask_the_model(scoring: Any) -> bool:
+    """Whether a scorer is a function of the user's, which may look at anything.
+
+    Those of scikit-learn need the answers only. In a cross-validation there is no one model.
+    """
+    return callable(scoring) and not hasattr(scoring, "_score_func")

@@ -6,20 +6,20 @@ from sklearn_transformers._batching import Padding
 
 __all__ = [
     "Recipe",
+    "are_few",
     "auto_batch_size",
     "auto_epochs",
     "auto_folds",
     "auto_head_learning_rate",
     "auto_learning_rate",
-    "holds_out",
 ]
 
-# Found by benchmarks/bench_recipe.py; docs/accuracy.md has the figures.
+# Each earned its place in benchmarks/bench_accuracy.py; docs/accuracy.md has the figures.
 RATE_AT_WIDTH_384, HIGHEST_RATE = 1.5e-4, 5e-4
 HEAD_RATIO = 20.0
 BATCH_FROM_ROWS = {2000: 32, 200: 16, 0: 8}
 TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 10
-FEWEST_TO_JUDGE_BY = 30
+FEW_ROWS, FEW_ROWS_IN_A_CLASS = 300, 20
 FOLDS_FROM_ROWS = {150: 2, 0: 3}
 
 
@@ -73,9 +73,9 @@ def auto_epochs(n_rows: int) -> int:
     return min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(TEXTS_TO_SEE / n_rows)))
 
 
-def holds_out(n_rows: int, validation_fraction: float) -> bool:
-    """Whether the rows held out would be enough to tell a good epoch from a lucky one."""
-    return n_rows * validation_fraction >= FEWEST_TO_JUDGE_BY
+def are_few(n_rows: int, n_classes: int) -> bool:
+    """Whether a tenth of the rows is too little to judge by, or too much to train without."""
+    return n_rows < max(FEW_ROWS, FEW_ROWS_IN_A_CLASS * n_classes)
 
 
 def auto_folds(n_rows: int) -> int:

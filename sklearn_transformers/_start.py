@@ -12,7 +12,7 @@ from sklearn_transformers._batching import Padding
 from sklearn_transformers._calibration import cross_entropies
 from sklearn_transformers._callbacks import is_watched
 from sklearn_transformers._data import LabelledTexts
-from sklearn_transformers._head_start import fit_head
+from sklearn_transformers._head_start import HeadStart, fit_head
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier, head_dropout
 from sklearn_transformers._pretrained import load_pretrained
@@ -25,8 +25,16 @@ from sklearn_transformers._recipe import (
 )
 from sklearn_transformers._split import hold_out
 from sklearn_transformers._tokenization import resolve_max_length
+from sklearn_transformers.exceptions import TrainingDivergedError
 
-__all__ = ["check_start", "resolve_recipe", "start_head", "start_parameters", "starting_model"]
+__all__ = [
+    "check_start",
+    "resolve_recipe",
+    "set_head",
+    "start_head",
+    "start_parameters",
+    "starting_model",
+]
 
 # More rows make a linear head no better, and fine-tuning sees them all anyway.
 MOST_ROWS = 10_000
@@ -115,8 +123,8 @@ def start_head(
     data: LabelledTexts,
     recipe: Recipe,
     rng: np.random.Generator,
-) -> float:
-    """Set the head to a logistic regression on the frozen backbone's vectors.
+) -> tuple[HeadStart, float]:
+    """Set the head to a shrunk logistic regression on the frozen backbone's vectors.
 
     Kumar et al. (2022), "Fine-Tuning can Distort Pretrained Features and Underperform
     Out-of-Distribution", ICLR.
@@ -134,27 +142,33 @@ def start_head(
 
     Returns
     -------
+    start : HeadStart
     loss : float
-        Mean cross-entropy of the rows that were used.
+        Mean cross-entropy of the regression, not shrunk, on the rows that it was fitted to.
     """
     rows, weights = _distinct(texts, data)
     if len(rows) > MOST_ROWS:
         kept, _ = hold_out(data.codes[rows], 1 - MOST_ROWS / len(rows), rng)
         rows, weights = rows[kept], weights[kept]
     codes = data.codes[rows]
-    vectors = run(
-        model.embed,
-        data.texts.take(rows),
-        recipe.padding,
-        recipe.device,
-        precision=recipe.precision,
-    )
-    weight, bias = fit_head(vectors, codes, weights, model.head.out_features, rng)
+    texts_read, precision = data.texts.take(rows), recipe.precision
+    vectors = run(model.embed, texts_read, recipe.padding, recipe.device, precision=precision)
+    if not np.isfinite(vectors).all():
+        raise TrainingDivergedError(
+            f"The pretrained model turns texts into vectors that are not finite (precision="
+            f"{precision!r}). Try precision='float32', or another model."
+        )
+    start = fit_head(vectors, codes, weights, model.head.out_features, rng)
+    set_head(model, start, start.shrink)
+    losses = cross_entropies(vectors @ start.weight.T + start.bias, codes)
+    return start, float(np.average(losses, weights=weights))
+
+
+def set_head(model: TextClassifier, start: HeadStart, factor: float) -> None:
+    """Write the regression, times a factor, into the head."""
     with torch.no_grad():
-        model.head.weight.copy_(torch.from_numpy(weight))
-        model.head.bias.copy_(torch.from_numpy(bias))
-    losses = cross_entropies(vectors @ weight.T + bias, codes)
-    return float(np.average(losses, weights=weights))
+        model.head.weight.copy_(torch.from_numpy(start.weight * np.float32(factor)))
+        model.head.bias.copy_(torch.from_numpy(start.bias * np.float32(factor)))
 
 
 def _distinct(texts: list[str], data: LabelledTexts) -> tuple[np.ndarray, np.ndarray]:
@@ -170,4 +184,5 @@ def _distinct(texts: list[str], data: LabelledTexts) -> tuple[np.ndarray, np.nda
         weight[pair] += share
         row_of[pair] = row
     rows = np.array([row_of[pair] for pair in weight], np.int64)
-    return rows, np.array(list(weight.values()))
+    weights = np.array(list(weight.values()))
+    return rows[weights > 0], weights[weights > 0]  # a class may weigh nothing

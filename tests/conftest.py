@@ -177,7 +177,10 @@ def make(checkpoints):
             "precision": "float32",
             "verbose": 0,
         }
-        return TransformerTextClassifier(**(defaults | parameters))
+        defaults |= parameters
+        rate = defaults["learning_rate"]  # a tiny model bears no head that learns much faster
+        defaults.setdefault("head_learning_rate", rate if rate == "auto" else 10 * rate)
+        return TransformerTextClassifier(**defaults)
 
     return make
 
@@ -201,6 +204,7 @@ def fitted(checkpoints, three_classes):
         checkpoints["bert"],
         head_init="random",
         learning_rate=5e-3,
+        head_learning_rate=5e-2,
         batch_size=32,
         max_epochs=6,
         early_stopping=True,

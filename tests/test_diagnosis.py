@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from conftest import toy_texts
 
-from sklearn_transformers import TextDataWarning
+from sklearn_transformers import TextDataWarning, _diagnosis
+from sklearn_transformers._checkpoint import BUNDLED_NAME
 from sklearn_transformers._diagnosis import report_truncation, warn_of_useless_fit
+from sklearn_transformers._pretrained import load_pretrained
 
 
 def faults(clf, X, y, **arguments):
@@ -97,7 +99,7 @@ def test_empty_texts__are_counted(make, binary):
     X, y = binary
     X = [X[0], "", " \n", *X[3:]]
     (message,) = faults(make(max_epochs=1, early_stopping=False), X, y)
-    assert "2 of 200 (1.0%) texts are empty or only spaces (the first: X[1])" in message
+    assert "2 of 200 (1.0%) texts are empty or only spaces" in message
 
 
 def test_constant_texts__are_said_once(make):
@@ -118,7 +120,7 @@ def test_unknown_script__share_of_unknown_tokens_is_told(make, binary):
 def test_unknown_script__tokenizer_over_bytes__is_noticed(make):
     X = [f"今天天气很好{i}" for i in range(40)]
     (message,) = faults(make("gpt2", max_epochs=1, early_stopping=False), X, ["a", "b"] * 20)
-    assert "tokens on average" in message
+    assert "spells 40 of 40 (100.0%) texts out, at" in message
     assert "hardly knows this script" in message
 
 
@@ -144,6 +146,38 @@ def test_partial_fit__says_nothing(make):
         warnings.simplefilter("error", TextDataWarning)
         clf = make(max_length=4).partial_fit(["", *X], ["no", *y], classes=["no", "yes"])
     assert clf.truncation_report_["n_texts"] == 21
+
+
+def test_warnings__code_without_a_module__are_given_all_the_same(make, binary):
+    X, y = binary
+    names = {"clf": make(max_epochs=1, early_stopping=False), "X": ["", *X[1:]], "y": y}
+    with pytest.warns(TextDataWarning, match="empty"):
+        exec("clf.fit(X, y)", names)
+
+
+@pytest.mark.parametrize(
+    ("text", "spelled"),
+    [
+        ("Сегодня хорошая погода", True),
+        ("Σήμερα ο καιρός είναι καλός", True),
+        ("Das schöne Mädchen läuft über die Brücke", False),
+        ("L'été dernier, nous étions à la plage", False),
+        ("I paid 20€ – “great” value", False),
+    ],
+)
+@pytest.mark.pretrained
+def test_spelled_out__bundled_tokenizer__tells_scripts_from_accents(text, spelled):
+    tokenizer = load_pretrained(BUNDLED_NAME).tokenizer
+    n_pieces = len(tokenizer.tokenize(text))
+    assert _diagnosis._is_spelled_out(text, n_pieces) == spelled
+
+
+def test_empty_texts__where_the_unknown_token_means_other_things__are_no_script(make):
+    X, y = toy_texts(20)
+    X[:4] = [""] * 4
+    messages = faults(make("gpt2", max_epochs=1, early_stopping=False), X, y)
+    assert len(messages) == 2  # empty; the same text with two labels
+    assert not [m for m in messages if "script" in m]
 
 
 def test_warnings__in_a_fit__point_at_the_caller(make, binary):

@@ -17,7 +17,8 @@ def blobs(n_rows, n_classes, seed=0, width=12, spread=1.0):
 def fit(vectors, codes, weights=None, n_classes=None):
     weights = np.ones(len(codes)) if weights is None else weights
     n_classes = codes.max() + 1 if n_classes is None else n_classes
-    return fit_head(vectors, codes, weights, n_classes, np.random.default_rng(0))
+    start = fit_head(vectors, codes, weights, n_classes, np.random.default_rng(0))
+    return start.weight, start.bias
 
 
 @pytest.mark.parametrize("n_classes", [2, 5])
@@ -34,10 +35,12 @@ def test_fit_head__labels__are_those_of_a_logistic_regression(n_classes, monkeyp
 
 def test_fit_head__training_rows__are_left_in_doubt():
     vectors, codes = blobs(300, 5, spread=0.5)
-    weight, bias = fit(vectors, codes)
-    logits = vectors.astype(float) @ weight.T + bias
-    assert cross_entropies(logits, codes).mean() == pytest.approx(DOUBT * np.log(5), abs=1e-3)
+    start = fit_head(vectors, codes, np.ones(300), 5, np.random.default_rng(0))
+    logits = vectors.astype(float) @ start.weight.T + start.bias
     assert np.mean(logits.argmax(axis=1) == codes) > 0.95
+    assert cross_entropies(logits, codes).mean() < 0.5
+    shrunk = logits * start.shrink
+    assert cross_entropies(shrunk, codes).mean() == pytest.approx(DOUBT * np.log(5), abs=1e-3)
 
 
 def test_fit_head__noise__chooses_a_strong_penalty_and_structure_a_weak_one():
@@ -71,6 +74,12 @@ def test_fit_head__class_without_a_row__is_never_the_answer():
     assert set((vectors @ weight.T + bias).argmax(axis=1)) <= {0, 1, 3}
     assert np.isfinite(weight).all()
     assert np.isfinite(bias).all()
+
+
+def test_fit_head__a_single_class__is_always_the_answer():
+    weight, bias = fit(np.ones((3, 4), np.float32), np.array([1, 1, 1]), n_classes=3)
+    assert weight.shape == (3, 4)
+    assert (np.ones(4) @ weight.T + bias).argmax() == 1
 
 
 @pytest.mark.parametrize("codes", [[0, 1], [0, 1, 2, 3], [0, 0, 0, 1], [0, 1, 1]])
