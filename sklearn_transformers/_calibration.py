@@ -5,7 +5,7 @@ from scipy.optimize import minimize_scalar
 
 from sklearn_transformers._targets import ClassCodec
 
-__all__ = ["cross_entropies", "fit_temperature"]
+__all__ = ["cross_entropies", "fit_temperature", "mean_and_error"]
 
 
 def cross_entropies(logits: np.ndarray, codes: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -42,3 +42,10 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) 
         return -float(np.average((targets * answers).sum(axis=1), weights=weights))
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+
+
+def mean_and_error(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """Weighted mean and its standard error."""
+    shares = weights / weights.sum()
+    mean = float(shares @ values)
+    return mean, float(np.sqrt((shares**2) @ (values - mean) ** 2))

@@ -95,7 +95,9 @@ class TransformerTextClassifier(
         up to 300 training rows, 5 for 600, 3 from 1,000 on.
     early_stopping : bool or "auto", default="auto"
         Score held-out rows before the first and after each epoch, stop when the score stalls,
-        and go back to the weights that scored best. If False, all rows train for `max_epochs`;
+        and go back to the weights that scored best; with ``scoring="loss"``, a training that ran
+        to its end is given up for an earlier epoch only if that is better by more than one
+        standard error [5]_. If False, all rows train for `max_epochs`;
         rows passed as `X_val` are then scored and calibrated on only. "auto" is True,
         but where rows are few (below 300, or 20 per class) a cross-validation of three folds or
         two finds the number of epochs and the temperature first, and then all rows train. With
@@ -104,7 +106,7 @@ class TransformerTextClassifier(
     validation_fraction : float in [0, 1), default=0.1
         Share of the rows to hold out for early stopping: shuffled, stratified, at least one
         row; a class with a single row stays in training. Unused when `X_val` is passed.
-    n_iter_no_change : int, default=3
+    n_iter_no_change : int, default=10
         Epochs in a row without improvement after which training stops. A cross-validation of
         few rows runs all epochs and takes the best.
     tol : float, default=0.0
@@ -184,7 +186,7 @@ class TransformerTextClassifier(
     n_iter_ : int
         Epochs run, over all calls when training was continued.
     best_epoch_ : int
-        Epoch, counted from 1, whose weights the model has: the one with the best score with
+        Epoch, counted from 1, whose weights the model has: the one chosen by
         early stopping, else the last. 0 if no epoch was better than the start.
     best_score_ : float or None
         Validation score of that epoch; minus the validation loss with ``scoring="loss"``.
@@ -221,6 +223,8 @@ class TransformerTextClassifier(
        Out-of-Distribution", ICLR.
 
     .. [4] Guo et al. (2017), "On Calibration of Modern Neural Networks", ICML.
+
+    .. [5] Breiman et al. (1984), "Classification and Regression Trees", Wadsworth.
 
     Examples
     --------
@@ -281,7 +285,7 @@ class TransformerTextClassifier(
         max_epochs: int | str = "auto",
         early_stopping: bool | str = "auto",
         validation_fraction: float = 0.1,
-        n_iter_no_change: int = 3,
+        n_iter_no_change: int = 10,
         tol: float = 0.0,
         calibrate: bool = True,
         scoring: Any = "loss",

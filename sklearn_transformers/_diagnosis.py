@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from sklearn_transformers._calibration import mean_and_error
 from sklearn_transformers._data import Rows
 from sklearn_transformers._encoded import EncodedTexts
 from sklearn_transformers.exceptions import TextDataWarning
@@ -186,9 +187,7 @@ def warn_of_useless_fit(losses: np.ndarray, prior_losses: np.ndarray, weights: n
         Loss of each row by the model, and by the shares of the classes in the training rows.
     weights : ndarray of shape (n_valid,)
     """
-    gain = np.average(prior_losses - losses, weights=weights)
-    shares = weights / weights.sum()
-    error = np.sqrt((shares**2 * (prior_losses - losses - gain) ** 2).sum())
+    gain, error = mean_and_error(prior_losses - losses, weights)
     if gain <= error:
         _warn(
             f"On the {len(losses)} validation rows the model is no better than always answering "

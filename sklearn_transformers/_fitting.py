@@ -36,7 +36,7 @@ from sklearn_transformers._start import (
     start_parameters,
     starting_model,
 )
-from sklearn_transformers._stopping import KeepBest, StopAfter, stopper_for
+from sklearn_transformers._stopping import KeepBest, StopAfter
 from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers._validation import check_texts
 
@@ -171,7 +171,7 @@ def fine_tune(
         start |= {"learning_rate": 0.0, "seconds": clock.total(), **(checks[0] if checks else {})}
 
         # 7. Training.
-        stopper = stopper_for(estimator, answers, checks) if fitted["early_stopping_"] else None
+        stopper = None if held is None else held.stopper(estimator, answers, checks)
         epochs = _train(
             estimator,
             model,

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_transformers._calibration import cross_entropies, fit_temperature
+from sklearn_transformers._calibration import cross_entropies, fit_temperature, mean_and_error
 from sklearn_transformers._data import LabelledTexts, Rows, split_rows
 from sklearn_transformers._diagnosis import warn_of_rare_classes, warn_of_useless_fit
 from sklearn_transformers._judge import Judge
 from sklearn_transformers._recipe import are_few, auto_folds
 from sklearn_transformers._split import stratified_folds
+from sklearn_transformers._stopping import KeepBest, StopAfter
 from sklearn_transformers.exceptions import TrainingDivergedError
 
 __all__ = ["HeldOut", "choose_rows"]
@@ -61,6 +62,45 @@ class HeldOut:
             score = self.judge.score(logits, loss, temperature)
             found.append({"valid_loss": loss, "valid_score": score, "temperature": temperature})
         return found
+
+    def stopper(
+        self, estimator: Any, answers: np.ndarray, checks: list[dict[str, float]]
+    ) -> KeepBest | StopAfter | None:
+        """What ends training: the best epoch to come, or the one that is known already.
+
+        Parameters
+        ----------
+        estimator : TransformerTextClassifier
+        answers : ndarray of shape (n_known, n_held, n_classes)
+            To these rows before the first epoch and, where that is known, after each.
+        checks : list of dict
+            What is thought of these.
+        """
+        if not estimator.early_stopping:
+            return None
+        scores = [check["valid_score"] for check in checks]
+        if not self.folds:
+            patience, tol = estimator.n_iter_no_change, estimator.tol
+            return KeepBest(patience, tol, scores[0], answers[0], self.clearly_better)
+        best, last = int(np.argmax(scores)), len(checks) - 1
+        if best < last and not self.clearly_better(answers[best], answers[last]):
+            best = last
+        return StopAfter(best, answers, [check["temperature"] for check in checks])
+
+    def clearly_better(self, logits: np.ndarray, others: np.ndarray) -> bool:
+        """Whether the loss of some answers is lower by more than the difference's standard error.
+
+        The one-standard-error rule of Breiman et al. (1984), "Classification and Regression
+        Trees". Scorers other than the loss are taken at their word.
+        """
+        if self.judge.scoring != "loss":
+            return True
+        codes, weights = self.data.codes, self.data.weights
+        ours, theirs = (
+            cross_entropies(some, codes, self.measure(some)[1]) for some in (logits, others)
+        )
+        gain, error = mean_and_error(theirs - ours, weights)
+        return gain > error
 
     def look_at_result(self, logits: np.ndarray, train: LabelledTexts) -> None:
         """Warn when the final answers are no better than the share of each class."""

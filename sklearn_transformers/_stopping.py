@@ -1,5 +1,6 @@
 """When training ends, and which weights stay."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,14 +8,15 @@ import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 
-__all__ = ["KeepBest", "StopAfter", "stopper_for"]
+__all__ = ["KeepBest", "StopAfter"]
 
 
 class KeepBest(Callback):
     """Stop when the validation score stalls and go back to the weights that scored best.
 
     The weights before the first epoch are a candidate like any other, but the first epochs need
-    not beat them at once.
+    not beat them at once. A training that ran to the end of its schedule, where the learning
+    rate is lowest, is given up for an earlier epoch only if that is clearly better.
 
     Parameters
     ----------
@@ -25,15 +27,25 @@ class KeepBest(Callback):
         Score of the weights before the first epoch.
     start_logits : ndarray of shape (n_valid, n_classes)
         What they answer.
+    clearly_better : callable
+        Logits of two epochs -> whether the first are better beyond doubt.
     """
 
     def __init__(
-        self, n_iter_no_change: int, tol: float, start_score: float, start_logits: np.ndarray
+        self,
+        n_iter_no_change: int,
+        tol: float,
+        start_score: float,
+        start_logits: np.ndarray,
+        clearly_better: Callable[[np.ndarray, np.ndarray], bool],
     ) -> None:
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
         self.start_score = start_score
         self.start_logits = start_logits
+        self.clearly_better = clearly_better
+        self.best_epoch_, self.logits_ = 0, start_logits
+        self.weights_: dict[str, torch.Tensor] = {}
 
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         self.reference_, self.n_stalled_ = -np.inf, 0
@@ -51,7 +63,11 @@ class KeepBest(Callback):
             net.stop_training = True
 
     def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        if self.best_epoch_ == len(net.history):
+        last = len(net.history)
+        if self.best_epoch_ == last:
+            return
+        if last == net.max_epochs and not self.clearly_better(self.logits_, net.valid_logits_):
+            self.best_epoch_, self.logits_ = last, net.valid_logits_
             return
         with torch.no_grad():
             for name, weight in net.module_.named_parameters():
@@ -99,24 +115,3 @@ class StopAfter(Callback):
 
     def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         self.best_epoch_ = len(net.history)  # somebody else may have stopped it earlier
-
-
-def stopper_for(
-    estimator: Any, answers: np.ndarray, checks: list[dict[str, float]]
-) -> KeepBest | StopAfter:
-    """What ends training: the best epoch to come, or the one that is known already.
-
-    Parameters
-    ----------
-    estimator : TransformerTextClassifier
-    answers : ndarray of shape (n_known, n_valid, n_classes)
-        What the held-out rows are answered before the first epoch and, where that is known,
-        after each.
-    checks : list of dict
-        What is thought of these.
-    """
-    scores = [check["valid_score"] for check in checks]
-    if len(checks) == 1:
-        return KeepBest(estimator.n_iter_no_change, estimator.tol, scores[0], answers[0])
-    temperatures = [check["temperature"] for check in checks]
-    return StopAfter(int(np.argmax(scores)), answers, temperatures)

@@ -172,6 +172,7 @@ def make(checkpoints):
             "batch_size": 32,
             "max_epochs": 6,
             "early_stopping": True,
+            "n_iter_no_change": 3,
             "random_state": 0,
             "device": "cpu",
             "precision": "float32",
@@ -179,7 +180,8 @@ def make(checkpoints):
         }
         defaults |= parameters
         rate = defaults["learning_rate"]  # a tiny model bears no head that learns much faster
-        defaults.setdefault("head_learning_rate", rate if rate == "auto" else 10 * rate)
+        if isinstance(rate, float):
+            defaults.setdefault("head_learning_rate", 10 * rate)
         return TransformerTextClassifier(**defaults)
 
     return make

@@ -182,7 +182,7 @@ def test_calibrated__overconfident_model__is_as_sure_as_it_is_right(overconfiden
         for model in (overconfident, calibrated)
     }
     assert excess[overconfident] > 0.08
-    assert abs(excess[calibrated]) < 0.04
+    assert abs(excess[calibrated]) < 0.06
     assert calibrated.score(X, y) > 0.8
 
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ from sklearn.metrics import f1_score, make_scorer
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 
 from sklearn_transformers import TransformerTextClassifier
+from sklearn_transformers._data import LabelledTexts
 from sklearn_transformers._head_start import fit_head
+from sklearn_transformers._held_out import HeldOut
 from sklearn_transformers._model import parameter_groups
 from sklearn_transformers._pretrained import load_pretrained
 from sklearn_transformers._recipe import (
@@ -176,6 +180,7 @@ def scripted(monkeypatch, scores):
 
     remaining = iter(scores)
     monkeypatch.setattr(Judge, "score", lambda self, *_: next(remaining))
+    monkeypatch.setattr(HeldOut, "clearly_better", lambda self, *_: True)
 
 
 def test_cross_fit__few_rows__all_train_for_the_best_number_of_epochs(make, monkeypatch):
@@ -339,6 +344,47 @@ def test_early_stopping__numpys_bool__is_one(make):
     clf = make(early_stopping=np.False_, max_epochs=2).fit(X, y, X_val=X[:9], y_val=y[:9])
     assert not clf.early_stopping_
     assert clf.best_epoch_ == 2
+
+
+# --- the one-standard-error rule -------------------------------------------------------------
+
+
+def judged_rows(scoring, n_rows=40):
+    """Held-out rows of two classes whose answers can be made up."""
+    codes = np.arange(n_rows) % 2
+    held = HeldOut(None, SimpleNamespace(scoring=scoring), [], calibrate=False)
+    held.data = LabelledTexts(None, codes, np.ones(n_rows))
+    sure = np.where(np.arange(2) == codes[:, None], 2.0, 0.0)
+    return held, sure
+
+
+def test_clearly_better__beyond_its_standard_error__only():
+    held, sure = judged_rows("loss")
+    assert held.clearly_better(sure, 0.5 * sure)
+    assert not held.clearly_better(0.5 * sure, sure)
+    noise = np.random.default_rng(0).normal(size=sure.shape)
+    assert not held.clearly_better(sure + noise, sure + noise[::-1])
+    assert not held.clearly_better(sure, sure)
+
+
+def test_clearly_better__other_scorers__are_taken_at_their_word():
+    held, sure = judged_rows("accuracy")
+    assert held.clearly_better(0.5 * sure, sure)
+
+
+@pytest.mark.parametrize("clearly", [False, True])
+def test_early_stopping__training_to_the_end__is_kept_unless_clearly_worse(
+    make, monkeypatch, clearly
+):
+    scripted(monkeypatch, [0.0, 9.0, 1.0, 1.0])
+    monkeypatch.setattr(HeldOut, "clearly_better", lambda self, *_: clearly)
+    clf = make(max_epochs=3, n_iter_no_change=3).fit(*toy_texts(60))
+    assert clf.best_epoch_ == (1 if clearly else 3)
+    assert clf.best_score_ == clf.history_[clf.best_epoch_]["valid_score"]
+    scripted(monkeypatch, [0.0, 9.0, 1.0, 1.0])
+    monkeypatch.setattr(HeldOut, "clearly_better", lambda self, *_: clearly)
+    cut_short = make(max_epochs=9, n_iter_no_change=2).fit(*toy_texts(60))
+    assert (cut_short.best_epoch_, cut_short.n_iter_) == (1, 3)
 
 
 def test_stratified_folds__parts__are_disjoint_alike_and_leave_each_class_a_row():
