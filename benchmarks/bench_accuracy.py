@@ -399,28 +399,28 @@ def shared(cells, method, other, size):
 
 
 def plot(cells, path):
-    """Accuracy against seconds of `fit`, a panel a size, a line from each peer to nothing."""
+    """Accuracy and time against ours, over the cells that each method shares with it."""
     import matplotlib.pyplot as plt
 
     sizes = [size for size in SIZES if any(c["size"] == size for c in cells)]
-    figure, axes = plt.subplots(1, len(sizes), figsize=(3.2 * len(sizes), 3.4), sharey=True)
-    for axis, size in zip(np.atleast_1d(axes), sizes, strict=True):
-        for method in METHODS:
+    figure, axes = plt.subplots(
+        1, len(sizes), figsize=(3.4 * len(sizes), 3.4), sharey=True, squeeze=False
+    )
+    for axis, size in zip(axes[0], sizes, strict=True):
+        for number, method in enumerate(METHODS):
             pairs = shared(cells, method, "ours", size)
-            if pairs:
-                mine = [pair[0] for pair in pairs]
-                axis.scatter(mean(mine, "fit_seconds"), mean(mine, "accuracy"), s=45)
-                axis.annotate(
-                    f"{method} ({len(pairs)})",
-                    (mean(mine, "fit_seconds"), mean(mine, "accuracy")),
-                    xytext=(4, 4),
-                    textcoords="offset points",
-                    fontsize=8,
-                )
-        axis.set(title=size, xscale="log", xlabel="seconds of fit")
-        axis.margins(x=0.35)
+            if not pairs:
+                continue
+            mine, ours = zip(*pairs, strict=True)
+            times = mean(mine, "fit_seconds") / mean(ours, "fit_seconds")
+            points = 100 * (mean(mine, "accuracy") - mean(ours, "accuracy"))
+            axis.scatter(times, points, s=45, color=f"C{number}")
+            label = f"{method} ({len(pairs)})"
+            axis.annotate(label, (times, points), (0, 7), textcoords="offset points", ha="center")
+        axis.set(title=size, xscale="log", xlabel="seconds of fit / ours", xlim=(1e-4, 30))
+        axis.margins(y=0.15)
         axis.grid(alpha=0.3)
-    np.atleast_1d(axes)[0].set_ylabel("mean test accuracy")
+    axes[0][0].set_ylabel("accuracy minus ours, in points")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

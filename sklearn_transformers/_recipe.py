@@ -18,9 +18,9 @@ __all__ = [
 RATE_AT_WIDTH_384, HIGHEST_RATE = 1.5e-4, 5e-4
 HEAD_RATIO = 20.0
 BATCH_FROM_ROWS = {2000: 32, 200: 16, 0: 8}
-TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 10
-FEW_ROWS, FEW_ROWS_IN_A_CLASS = 300, 20
-FOLDS_FROM_ROWS = {150: 2, 0: 3}
+TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 20
+FEW_ROWS, FEW_ROWS_IN_A_CLASS = 1000, 20
+FOLDS_FROM_ROWS = {100: 2, 0: 3}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def auto_batch_size(n_rows: int) -> int:
 
 
 def auto_epochs(n_rows: int) -> int:
-    """As many as show the model 3,000 texts: ten for few rows, three for many."""
+    """As many as show the model 3,000 texts: twenty for few rows, three for many."""
     return min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(TEXTS_TO_SEE / n_rows)))
 
 
