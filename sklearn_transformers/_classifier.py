@@ -91,15 +91,16 @@ class TransformerTextClassifier(
         Texts per optimiser step. Steps that hold too many tokens are computed in parts, with
         the same gradient. "auto" is 8 below 200 training rows, 16 below 2,000, else 32.
     max_epochs : int or "auto", default="auto"
-        Most passes over the training texts. "auto" is as many as show the model 3,000 texts: 20
-        up to 150 training rows, 5 for 600, 3 from 1,000 on.
+        Most passes over the training texts. "auto" is as many as show the model 3,000 texts: 10
+        up to 300 training rows, 5 for 600, 3 from 1,000 on; and up to 20 below 96 rows, for 120
+        steps.
     early_stopping : bool or "auto", default="auto"
         Score held-out rows before the first and after each epoch, stop when the score stalls,
         and go back to the weights that scored best; with ``scoring="loss"``, a training that ran
         to its end is given up for an earlier epoch only if that is better by more than one
         standard error [5]_. If False, all rows train for `max_epochs`;
         rows passed as `X_val` are then scored and calibrated on only. "auto" is True,
-        but where rows are few (below 1,000, or 20 per class) a cross-validation of three folds or
+        but where rows are few (below 300, or 20 per class) a cross-validation of three folds or
         two finds the number of epochs and the temperature first, and then all rows train. With
         `callbacks` or a scorer of your own, which want to see one training, a part is held out
         all the same; going on from an earlier fit with few rows, nothing is.

@@ -18,9 +18,10 @@ __all__ = [
 RATE_AT_WIDTH_384, HIGHEST_RATE = 1.5e-4, 5e-4
 HEAD_RATIO = 20.0
 BATCH_FROM_ROWS = {2000: 32, 200: 16, 0: 8}
-TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 20
-FEW_ROWS, FEW_ROWS_IN_A_CLASS = 1000, 20
-FOLDS_FROM_ROWS = {100: 2, 0: 3}
+TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 10
+STEPS_TO_MAKE, MOST_EPOCHS_OF_FEW = 120, 20
+FEW_ROWS, FEW_ROWS_IN_A_CLASS = 300, 20
+FOLDS_FROM_ROWS = {150: 2, 0: 3}
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,11 @@ def auto_batch_size(n_rows: int) -> int:
     return _at(BATCH_FROM_ROWS, n_rows)
 
 
-def auto_epochs(n_rows: int) -> int:
-    """As many as show the model 3,000 texts: twenty for few rows, three for many."""
-    return min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(TEXTS_TO_SEE / n_rows)))
+def auto_epochs(n_rows: int, batch_size: int) -> int:
+    """As many as show the model 3,000 texts, from 3 to 10; for few rows as many as 120 steps."""
+    to_see = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(TEXTS_TO_SEE / n_rows)))
+    to_make = round(STEPS_TO_MAKE / -(-n_rows // batch_size))
+    return max(to_see, min(MOST_EPOCHS_OF_FEW, to_make))
 
 
 def are_few(n_rows: int, n_classes: int) -> bool:

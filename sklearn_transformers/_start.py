@@ -109,7 +109,7 @@ def resolve_recipe(
         label_smoothing=float(estimator.label_smoothing),
         max_grad_norm=None if norm is None else float(norm),
         batch_size=batch_size,
-        max_epochs=1 if one_epoch else int(chosen("max_epochs", auto_epochs(n_rows))),
+        max_epochs=1 if one_epoch else int(chosen("max_epochs", auto_epochs(n_rows, batch_size))),
         calibrate=bool(estimator.calibrate),
         device=device,
         precision=precision,

@@ -28,7 +28,10 @@ from sklearn_transformers._targets import ClassCodec
     ("n_rows", "batch_size", "epochs"),
     [
         (2, 8, 20),
-        (199, 8, 15),
+        (48, 8, 20),
+        (80, 8, 12),
+        (96, 8, 10),
+        (199, 8, 10),
         (300, 16, 10),
         (600, 16, 5),
         (1999, 16, 3),
@@ -37,7 +40,8 @@ from sklearn_transformers._targets import ClassCodec
     ],
 )
 def test_auto__number_of_rows__decides_on_batches_and_epochs(n_rows, batch_size, epochs):
-    assert (auto_batch_size(n_rows), auto_epochs(n_rows)) == (batch_size, epochs)
+    assert auto_batch_size(n_rows) == batch_size
+    assert auto_epochs(n_rows, batch_size) == epochs
 
 
 @pytest.mark.parametrize(
@@ -51,21 +55,21 @@ def test_auto__values__become_fitted_attributes_and_parameters_stay(make, binary
     clf = make(
         learning_rate="auto", batch_size="auto", max_epochs="auto", early_stopping="auto"
     ).fit(*binary)
-    assert (clf.batch_size_, clf.max_epochs_, clf.early_stopping_) == (16, 15, True)
+    assert (clf.batch_size_, clf.max_epochs_, clf.early_stopping_) == (16, 10, True)
     assert clf.learning_rate_ == 5e-4  # of a model 32 wide
     assert clf.head_learning_rate_ > clf.learning_rate_
     assert {clf.batch_size, clf.max_epochs, clf.early_stopping, clf.learning_rate} == {"auto"}
 
 
 def test_auto_early_stopping__enough_rows_or_given_ones__stops_early(make):
-    X, y = toy_texts(1000)
+    X, y = toy_texts(300)
     few = make(early_stopping="auto", max_epochs=1)
     assert few.fit(X, y).early_stopping_
     assert "cross_fit_seconds" not in few.history_[0]
     few.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
     assert few.early_stopping_
     assert "cross_fit_seconds" not in few.history_[0]
-    assert few.fit(X[:999], y[:999]).early_stopping_
+    assert few.fit(X[:299], y[:299]).early_stopping_
     assert few.history_[0]["cross_fit_seconds"] > 0
     assert few.history_[0]["n_folds"] == 2
     # Nothing may be held out.
@@ -75,8 +79,8 @@ def test_auto_early_stopping__enough_rows_or_given_ones__stops_early(make):
 
 
 def test_are_few__many_classes__ask_for_more_rows():
-    assert are_few(999, 2)
-    assert not are_few(1000, 50)
+    assert are_few(299, 2)
+    assert not are_few(300, 15)
     assert are_few(1500, 77)
     assert not are_few(1540, 77)
 
