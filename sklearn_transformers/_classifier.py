@@ -100,7 +100,7 @@ class TransformerTextClassifier(
         to its end is given up for an earlier epoch only if that is better by more than one
         standard error [5]_. If False, all rows train for `max_epochs`;
         rows passed as `X_val` are then scored and calibrated on only. "auto" is True,
-        but where rows are few (below 300, or 20 per class) a cross-validation of three folds or
+        but where rows are few (below 300, or 20 per class up to 800) a cross-validation of three folds or
         two finds the number of epochs and the temperature first, and then all rows train. With
         `callbacks` or a scorer of your own, which want to see one training, a part is held out
         all the same; going on from an earlier fit with few rows, nothing is.

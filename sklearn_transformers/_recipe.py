@@ -20,7 +20,7 @@ HEAD_RATIO = 20.0
 BATCH_FROM_ROWS = {2000: 32, 200: 16, 0: 8}
 TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 10
 STEPS_TO_MAKE, MOST_EPOCHS_OF_FEW = 120, 20
-FEW_ROWS, FEW_ROWS_IN_A_CLASS = 300, 20
+FEW_ROWS, FEW_ROWS_IN_A_CLASS, FEW_ROWS_AT_MOST = 300, 20, 800
 FOLDS_FROM_ROWS = {150: 2, 0: 3}
 
 
@@ -78,7 +78,8 @@ def auto_epochs(n_rows: int, batch_size: int) -> int:
 
 def are_few(n_rows: int, n_classes: int) -> bool:
     """Whether a tenth of the rows is too little to judge by, or too much to train without."""
-    return n_rows < max(FEW_ROWS, FEW_ROWS_IN_A_CLASS * n_classes)
+    of_many_classes = min(FEW_ROWS_IN_A_CLASS * n_classes, FEW_ROWS_AT_MOST)
+    return n_rows < max(FEW_ROWS, of_many_classes)
 
 
 def auto_folds(n_rows: int) -> int:

@@ -81,8 +81,10 @@ def test_auto_early_stopping__enough_rows_or_given_ones__stops_early(make):
 def test_are_few__many_classes__ask_for_more_rows():
     assert are_few(299, 2)
     assert not are_few(300, 15)
-    assert are_few(1500, 77)
-    assert not are_few(1540, 77)
+    assert are_few(399, 20)
+    assert not are_few(400, 20)
+    assert are_few(799, 77)
+    assert not are_few(800, 77)
 
 
 def test_defaults__every_kind_of_size__learns(checkpoints):
