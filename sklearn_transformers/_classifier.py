@@ -98,12 +98,12 @@ class TransformerTextClassifier(
         Score held-out rows before the first and after each epoch, stop when the score stalls,
         and go back to the weights that scored best; with ``scoring="loss"``, a training that ran
         to its end is given up for an earlier epoch only if that is better by more than one
-        standard error [5]_. If False, all rows train for `max_epochs`;
-        rows passed as `X_val` are then scored and calibrated on only. "auto" is True,
-        but where rows are few (below 300, or 20 per class up to 800) a cross-validation of three folds or
-        two finds the number of epochs and the temperature first, and then all rows train. With
-        `callbacks` or a scorer of your own, which want to see one training, a part is held out
-        all the same; going on from an earlier fit with few rows, nothing is.
+        standard error [5]_. If False, all rows train for `max_epochs`; rows passed as `X_val`
+        are then scored and calibrated on only. "auto" is True, but where rows are few (below
+        300, or 20 per class up to 800) a cross-validation of three folds or two finds the number
+        of epochs and the temperature first, and then all rows train. With `callbacks` or a
+        scorer of your own, which want to see one training, a part is held out all the same;
+        going on from an earlier fit with few rows, nothing is.
     validation_fraction : float in [0, 1), default=0.1
         Share of the rows to hold out for early stopping: shuffled, stratified, at least one
         row; a class with a single row stays in training. Unused when `X_val` is passed.
