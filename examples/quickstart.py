@@ -29,7 +29,7 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", help="CSV file with a header; default: docstrings by topic")
 parser.add_argument("--text", default="text", help="column with the text")
 parser.add_argument("--label", default="label", help="column with the label")
-parser.add_argument("--max-epochs", type=int, default="auto")
+parser.add_argument("--max-epochs", type=int, help="left to the classifier where not given")
 
 
 def read_csv(file, text, label):
@@ -73,7 +73,7 @@ def main(data, text, label, max_epochs):
         LogisticRegression(C=10, max_iter=1000),
     )
     classifier = TransformerTextClassifier(
-        max_epochs=max_epochs,
+        max_epochs="auto" if max_epochs is None else max_epochs,
         random_state=0,
         callbacks=None if sys.stderr.isatty() else [EpochLines()],
     )
