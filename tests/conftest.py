@@ -180,7 +180,7 @@ def make(checkpoints):
         }
         defaults |= parameters
         rate = defaults["learning_rate"]  # a tiny model bears no head that learns much faster
-        if isinstance(rate, float):
+        if isinstance(rate, float) and rate > 0:
             defaults.setdefault("head_learning_rate", 10 * rate)
         return TransformerTextClassifier(**defaults)
 

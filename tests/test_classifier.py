@@ -229,7 +229,7 @@ BAD_PARAMETERS = {
     "pooling": ["first", None],
     "dropout": [1.0, -0.1, "auto"],
     "head_init": ["zero", None],
-    "learning_rate": [0, -1, "fast", None],
+    "learning_rate": [0, -1e-3, "fast", None],
     "head_learning_rate": [0, -1e-3, "fast", None],
     "layer_decay": [0, 1.1, "auto"],
     "label_smoothing": [1.0, -0.1, None],

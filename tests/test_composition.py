@@ -168,6 +168,7 @@ def overconfident(checkpoints):
     swapped = np.where(np.array(y) == "yes", "no", "yes")
     y = np.where(np.random.default_rng(0).random(160) < 0.125, swapped, y)
     parameters = LEARNER | {"max_epochs": 20, "learning_rate": 5e-3, "random_state": 0}
+    parameters |= {"head_init": "random", "head_learning_rate": 5e-2}
     parameters |= {"device": "cpu", "precision": "float32", "verbose": 0}
     return TransformerTextClassifier(checkpoints["bert"], **parameters).fit(X, y)
 
@@ -182,7 +183,7 @@ def test_calibrated__overconfident_model__is_as_sure_as_it_is_right(overconfiden
         for model in (overconfident, calibrated)
     }
     assert excess[overconfident] > 0.08
-    assert abs(excess[calibrated]) < 0.06
+    assert abs(excess[calibrated]) < 0.04
     assert calibrated.score(X, y) > 0.8
 
 
