@@ -43,10 +43,11 @@ def warn_of_tokens(
     texts: list[str],
     encoded: EncodedTexts,
     full_lengths: np.ndarray,
-    max_length: int,
+    truncation: dict[str, Any],
 ) -> None:
     """Look at what the tokenizer made of the texts, and at what was cut off."""
-    _warn_of_truncation(full_lengths, max_length)
+    # Where any text was cut, the longest one left is as long as allowed.
+    _warn_of_truncation(truncation, int(encoded.lengths.max()))
     _warn_of_vocabulary(tokenizer, texts, encoded, full_lengths)
 
 
@@ -121,9 +122,8 @@ def report_truncation(full_lengths: np.ndarray, max_length: int) -> dict[str, An
     }
 
 
-def _warn_of_truncation(full_lengths: np.ndarray, max_length: int) -> None:
+def _warn_of_truncation(report: dict[str, Any], max_length: int) -> None:
     """Say how much `max_length` cuts off, where it is much."""
-    report = report_truncation(full_lengths, max_length)
     if report["share_cut"] > FEW_CUT:
         _warn(
             f"{_share(report['n_cut'], report['n_texts'])} texts are longer than max_length="

@@ -136,8 +136,9 @@ def fine_tune(
         # 5. Texts become tokens.
         longest = padding.longest
         train_data, lengths = tokenise_rows(train, class_weights, tokenizer, longest)
+        truncation = report_truncation(lengths, longest)
         if not one_epoch:
-            warn_of_tokens(tokenizer, train.texts, train_data.texts, lengths, longest)
+            warn_of_tokens(tokenizer, train.texts, train_data.texts, lengths, truncation)
         if held is not None:
             held.data, _ = tokenise_rows(held.rows, class_weights, tokenizer, longest)
         fitted = {
@@ -152,7 +153,7 @@ def fine_tune(
             "max_epochs_": recipe.max_epochs,
             "early_stopping_": held is not None and bool(estimator.early_stopping),
             "max_length_": longest,
-            "truncation_report_": report_truncation(lengths, longest),
+            "truncation_report_": truncation,
             "pooling_": model.pooling,
             "temperature_": 1.0,
             "seed_": seed,

@@ -14,7 +14,7 @@ __all__ = [
     "auto_learning_rate",
 ]
 
-# Each earned its place in benchmarks/bench_accuracy.py; docs/accuracy.md has the figures.
+# docs/recipe.md says why, docs/accuracy.md what benchmarks/bench_accuracy.py has measured so far.
 RATE_AT_WIDTH_384, HIGHEST_RATE = 1.5e-4, 5e-4
 HEAD_RATIO = 20.0
 BATCH_FROM_ROWS = {2000: 32, 200: 16, 0: 8}
