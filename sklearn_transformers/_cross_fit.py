@@ -66,7 +66,9 @@ def cross_fit(
             if with_head:
                 start, _ = start_head(model, [texts[i] for i in rest], train, recipe, rng)
                 shrink = start.shrink
-            first = run(model, unseen.texts, recipe.padding, recipe.device)
+            first = run(
+                model, unseen.texts, recipe.padding, recipe.device, precision=recipe.precision
+            )
             collect = _Collect(first / np.float32(shrink), bar)
             # As many steps in an epoch as all rows make: how sure a model is grows with them.
             size = max(1, round(recipe.batch_size * len(train) / len(data)))

@@ -17,8 +17,8 @@ from sklearn_transformers._device import autocast, to_device
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier, parameter_groups
 from sklearn_transformers._recipe import Recipe
-from sklearn_transformers._steady import steady_norms
 from sklearn_transformers._targets import ClassCodec
+from sklearn_transformers._training_form import training_form
 from sklearn_transformers.exceptions import TrainingDivergedError
 
 __all__ = ["FineTuningNet"]
@@ -42,7 +42,8 @@ class FineTuningNet(NeuralNetClassifier):
         Orders the batches.
     callbacks : list of skorch.callbacks.Callback
     measure : callable, default=None
-        Logits of the validation rows -> their loss, and the temperature that it was got at.
+        Logits of the validation rows -> their loss, and the temperature that it was got at. None
+        only collects the logits, in the precision of training.
     verbose : int, default=0
         Whether callbacks such as skorch's PrintLog may print.
     """
@@ -94,8 +95,9 @@ class FineTuningNet(NeuralNetClassifier):
 
     def train(self, train: LabelledTexts, valid: LabelledTexts | None) -> "FineTuningNet":
         """Run all epochs. Unlike skorch's `fit`, lets Ctrl-C through to the caller."""
-        self.initialize()
-        with steady_norms(self.module_):
+        token_ids = np.union1d(train.texts.ids, self.recipe.padding.pad_id)
+        with training_form(self.module, self.module.backbone, token_ids):
+            self.initialize()
             self.notify("on_train_begin", X=None, y=None)
             self.fit_loop((train, valid))
             self.notify("on_train_end", X=None, y=None)
@@ -211,9 +213,15 @@ class FineTuningNet(NeuralNetClassifier):
             self.notify("on_batch_end", batch=batch, training=False, y_pred=logits)
 
         self.valid_logits_ = run(
-            self.module_, data.texts, self.recipe.padding, self.recipe.device, observe=observe
+            self.module_,
+            data.texts,
+            self.recipe.padding,
+            self.recipe.device,
+            # What is only collected is no promise of what the finished model will answer.
+            precision=self.recipe.precision if self.measure is None else "float32",
+            observe=observe,
         )
-        if self.measure is None:  # somebody only collects the logits
+        if self.measure is None:
             return
         loss, self.temperature_ = self.measure(self.valid_logits_)
         self._check_finite("validation loss", loss)

@@ -7,15 +7,13 @@ thread, and products of small matrices such as the head's. A sum with one thread
 results does not.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["SteadyLinear", "steady_norms"]
+__all__ = ["SteadyLayerNorm", "SteadyLinear"]
 
 # Products that are held at once: bounds the memory for many texts and classes.
 CHUNK = 2**22
@@ -58,22 +56,12 @@ class _Product(torch.autograd.Function):
         )
 
 
-@contextmanager
-def steady_norms(model: nn.Module) -> Iterator[None]:
-    """Let the layer norms of a model on the CPU have steady gradients for the time of training."""
-    norms = [m for m in model.modules() if type(m) is nn.LayerNorm and m.weight is not None]
-    norms = [norm for norm in norms if norm.weight.device.type == "cpu"]
-    for norm in norms:
-        norm.__class__ = _SteadyLayerNorm
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.__class__ = nn.LayerNorm
+class SteadyLayerNorm(nn.LayerNorm):
+    """A layer norm whose weight and bias, on the CPU, have steady gradients."""
 
-
-class _SteadyLayerNorm(nn.LayerNorm):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if hidden.device.type != "cpu" or self.weight is None:
+            return super().forward(hidden)
         normalised: torch.Tensor = _Normalise.apply(
             hidden, self.weight, self.bias, self.normalized_shape, self.eps
         )

@@ -32,7 +32,8 @@ from sklearn_transformers import TransformerTextClassifier, _steady
 from sklearn_transformers._device import resolve_device
 from sklearn_transformers._model import TextClassifier
 from sklearn_transformers._process import refuse_fork, worker_number
-from sklearn_transformers._steady import SteadyLinear, steady_norms
+from sklearn_transformers._steady import SteadyLinear
+from sklearn_transformers._training_form import replaced_layers, training_form
 
 
 @pytest.fixture
@@ -73,11 +74,11 @@ def draw(*shape):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_steady_norms__any_number_of_threads__have_the_same_exact_gradients(threads, bias, dtype):
+def test_steady_layer_norm__any_number_of_threads__have_the_same_exact_gradients(threads, bias, dtype):
     hidden, upstream = draw(16, 64, 96).to(dtype), draw(16, 64, 97)[..., 1:].to(dtype)
     norm = nn.LayerNorm(96, bias=bias)
     exact = gradients(copy.deepcopy(norm).double(), hidden.double(), upstream.double(), 1, threads)
-    with steady_norms(nn.Sequential(norm)):
+    with replaced_layers(nn.Sequential(norm)):
         answers = [gradients(norm, hidden, upstream, n, threads) for n in (1, 2, 3)]
     for one, two, three, expected in zip(*answers, exact, strict=True):
         assert torch.equal(one, two)
@@ -122,7 +123,7 @@ def test_steady_linear__more_products_than_are_held_at_once__are_computed_in_par
 def test_steady__frozen_parameter__gets_no_gradient_and_the_others_theirs(kind, frozen):
     module = kind(16) if kind is nn.LayerNorm else kind(16, 16)
     hidden = draw(5, 16).requires_grad_()
-    with steady_norms(nn.Sequential(module)):
+    with replaced_layers(nn.Sequential(module)):
         module(hidden).sum().backward()
         expected = {name: p.grad.clone() for name, p in module.named_parameters()}
         expected_hidden, hidden.grad = hidden.grad, None

@@ -1,0 +1,157 @@
+"""Attention with dropout for training on the CPU.
+
+torch has a fused attention for the CPU, but not with dropout: what it falls back to draws slow
+random numbers, goes over the memory many times, and its softmax has gradients that depend on
+the number of threads (on CPUs with AVX-512). This one takes a few texts at a time, whose scores
+stay in the cache.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from sklearn_transformers._dropout import draw_kept, rescale
+
+__all__ = ["attend", "swift_attention"]
+
+NAME = "sklearn_transformers"
+
+# Scores that are computed at once: 2 MB in float32.
+CHUNK = 2**19
+
+
+@contextmanager
+def swift_attention(model: nn.Module) -> Iterator[None]:
+    """Let a model on the CPU, where it asks torch for attention with dropout, get ours."""
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
+    ours = [config for config in configs if config._attn_implementation == "sdpa"]
+    for config in ours:
+        config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        for config in ours:
+            config._attn_implementation = "sdpa"
+
+
+def _attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls; anything but plain attention with dropout is torch's."""
+    is_plain = (
+        0 < dropout < 1
+        and query.device.type == "cpu"
+        and key.shape[1] == query.shape[1]
+        and others.get("position_bias") is None
+        and others.get("softcap") is None
+        and (attention_mask is None or attention_mask.dtype == torch.bool)
+    )
+    if not is_plain:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, **others
+        )
+    causal = others.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    if attention_mask is None and causal:
+        n_query, n_key = query.shape[2], key.shape[2]
+        attention_mask = torch.ones(n_query, n_key, dtype=torch.bool).tril()[None, None]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return attend(query, key, value, attention_mask, scale, dropout).transpose(1, 2), None
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    dropout: float,
+) -> torch.Tensor:
+    """softmax(query @ key.T * scale), dropped out, @ value.
+
+    Parameters
+    ----------
+    query, key, value : Tensor of shape (b, n_heads, s, d)
+    mask : Tensor of shape (b or 1, 1 or n_heads, s, s), bool, or None
+        Which tokens (last axis) each token sees.
+    scale : float
+    dropout : float
+        Share of the attention weights that is dropped, between 0 and 1.
+
+    Returns
+    -------
+    hidden : Tensor of shape (b, n_heads, s, d)
+    """
+    hidden: torch.Tensor = _Attend.apply(query, key, value, mask, scale, dropout)
+    return hidden
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scale: float,
+        dropout: float,
+    ) -> torch.Tensor:
+        n_texts, n_heads, length, width = query.shape
+        shares = query.new_empty(n_texts, n_heads, length, key.shape[2])
+        kept = draw_kept(shares.shape, dropout)
+        # In the order in which the next layer reads it.
+        hidden = query.new_empty(n_texts, length, n_heads, width).transpose(1, 2)
+        hides = None if mask is None else ~mask.expand(n_texts, -1, -1, -1)
+        for part in _parts(shares):
+            scores = torch.matmul(query[part], key[part].mT).mul_(scale)
+            if hides is not None:
+                # Not minus infinity: a token that sees nothing would answer with NaN.
+                scores.masked_fill_(hides[part], torch.finfo(scores.dtype).min)
+            shares[part] = torch.softmax(scores, dim=-1)
+            hidden[part] = torch.matmul(rescale(shares[part], kept[part], dropout), value[part])
+        ctx.save_for_backward(query, key, value, shares, kept)
+        ctx.scale, ctx.dropout = scale, dropout
+        return hidden
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, shares, kept = ctx.saved_tensors
+        for_query, for_key, for_value = (torch.empty_like(x) for x in (query, key, value))
+        for part in _parts(shares):
+            some, left = shares[part], gradient[part]
+            dropped = rescale(some, kept[part], ctx.dropout)
+            for_value[part] = torch.matmul(dropped.mT, left)
+            for_shares = rescale(torch.matmul(left, value[part].mT), kept[part], ctx.dropout)
+            # The softmax: torch's own gradient depends on the number of threads, sums do not.
+            for_scores = for_shares.mul_(some)
+            for_scores = for_scores.sub_(some * for_scores.sum(dim=-1, keepdim=True))
+            for_scores = for_scores.mul_(ctx.scale)
+            for_query[part] = torch.matmul(for_scores, key[part])
+            for_key[part] = torch.matmul(for_scores.mT, query[part])
+        return for_query, for_key, for_value, None, None, None
+
+
+def _parts(scores: torch.Tensor) -> list[slice]:
+    """As many texts at a time as have `CHUNK` scores, at least one."""
+    n_texts = max(1, CHUNK // scores[0].numel())
+    return [slice(start, start + n_texts) for start in range(0, len(scores), n_texts)]
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,0 +1,52 @@
+"""The form that a model has while it trains: the same function, with quicker or steadier parts."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from torch import nn
+
+from sklearn_transformers._attention import swift_attention
+from sklearn_transformers._dropout import SwiftDropout
+from sklearn_transformers._steady import SteadyLayerNorm
+from sklearn_transformers._vocabulary import compact_vocabulary
+
+__all__ = ["replaced_layers", "training_form"]
+
+REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Dropout: SwiftDropout,
+    nn.LayerNorm: SteadyLayerNorm,
+}
+
+
+@contextmanager
+def training_form(model: nn.Module, backbone: nn.Module, token_ids: np.ndarray) -> Iterator[None]:
+    """Give the model its training form; afterwards it consists of torch's own modules again.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    backbone : transformers.PreTrainedModel
+        The part of it that reads tokens.
+    token_ids : ndarray of shape (n_tokens,)
+        Every token that is read in training mode, each once.
+    """
+    with (
+        replaced_layers(model),
+        swift_attention(backbone),
+        compact_vocabulary(backbone, token_ids),
+    ):
+        yield
+
+
+@contextmanager
+def replaced_layers(model: nn.Module) -> Iterator[None]:
+    """Let layers of torch's be those of ours that do the same."""
+    layers = [(layer, type(layer)) for layer in model.modules() if type(layer) in REPLACEMENTS]
+    for layer, kind in layers:
+        layer.__class__ = REPLACEMENTS[kind]
+    try:
+        yield
+    finally:
+        for layer, kind in layers:
+            layer.__class__ = kind
