@@ -54,6 +54,7 @@ class HeldOut:
         found = []
         for logits in answers:
             loss, temperature = self.measure(logits)
+            # Before training: what is not finite later, the trainings notice themselves.
             if not np.isfinite(loss):
                 raise TrainingDivergedError(
                     f"The validation loss is {loss} before training. The pretrained model gives "
@@ -151,8 +152,9 @@ def choose_rows(
         if few and not (proceed or with_callbacks or _may_ask_the_model(estimator.scoring)):
             folds = stratified_folds(rows.codes, auto_folds(len(rows)), rng)
         early_stopping = fraction > 0 and not folds and not (few and proceed)
-    if valid is None and early_stopping:
+    if valid is None and (early_stopping or folds):
         warn_of_rare_classes(rows.codes, classes)
+    if valid is None and early_stopping:
         train, valid = split_rows(rows, fraction, rng)
     elif folds:
         valid = rows.take(np.concatenate(folds))

@@ -62,7 +62,9 @@ def _plain_table(backbone: nn.Module) -> Any:
     )
     if not is_plain:
         return None
-    holders = [m for m in backbone.modules() if any(w is table.weight for w in m._parameters.values())]
+    holders = [
+        m for m in backbone.modules() if any(w is table.weight for w in m._parameters.values())
+    ]
     return table if holders == [table] else None
 
 

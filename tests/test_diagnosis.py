@@ -84,10 +84,11 @@ def test_duplicates__of_weight_zero__do_not_count(make, binary):
     assert faults(make(max_epochs=1, early_stopping=False), X, y, sample_weight=weights) == []
 
 
-def test_single_row_classes__are_named(make, binary):
+@pytest.mark.parametrize("early_stopping", [True, "auto"])  # a part, or folds
+def test_single_row_classes__are_named(make, binary, early_stopping):
     X, y = binary
     X, y = [*X, "the song", "the meal"], [*y, "rare", "scarce"]
-    messages = faults(make(max_epochs=6), X, y)
+    messages = faults(make(max_epochs=6, early_stopping=early_stopping), X, y)
     assert len(messages) == 1
     assert "2 of 4 (50.0%) classes have a single row" in messages[0]
     assert "'rare', 'scarce'" in messages[0]

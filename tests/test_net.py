@@ -54,6 +54,11 @@ def test_step__gradient__equals_plain_autograd_over_single_texts(make, three_cla
         loss = torch.nn.functional.cross_entropy(model.head(hidden), torch.tensor([code]))
         (loss / len(X)).backward()
     expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    # The embeddings of tokens that no text has are not trained: their gradient is zero anyway.
+    (table,) = (name for name in expected if name.endswith("word_embeddings.weight"))
+    ids = np.unique(np.concatenate([*tokenizer(X)["input_ids"], [tokenizer.pad_token_id]]))
+    assert not np.delete(expected[table].numpy(), ids, axis=0).any()
+    expected[table] = expected[table][ids]
     assert_close(gradients, expected)
 
 

@@ -74,7 +74,9 @@ def draw(*shape):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_steady_layer_norm__any_number_of_threads__have_the_same_exact_gradients(threads, bias, dtype):
+def test_steady_layer_norm__any_number_of_threads__have_the_same_exact_gradients(
+    threads, bias, dtype
+):
     hidden, upstream = draw(16, 64, 96).to(dtype), draw(16, 64, 97)[..., 1:].to(dtype)
     norm = nn.LayerNorm(96, bias=bias)
     exact = gradients(copy.deepcopy(norm).double(), hidden.double(), upstream.double(), 1, threads)
@@ -160,7 +162,6 @@ def test_model__of_real_width__has_the_same_gradients_with_one_two_and_four_thre
         setattr(config, name, 0)
     with torch.random.fork_rng([]):
         model = TextClassifier(AutoModel.from_config(config), 384, "mean", 3, 0.0).draw_head()
-    model.eval()
     # With AVX-512, torch's softmax, which these two call as an operation of its own, depends on
     # the threads where a row is no multiple of 16 numbers: docs/in_scikit_learn.md says so.
     last = 48 if family in {"deberta-v2", "mpnet"} else 40
@@ -172,15 +173,16 @@ def test_model__of_real_width__has_the_same_gradients_with_one_two_and_four_thre
         for n_threads in (1, 2, 4):
             threads(n_threads)
             model.zero_grad()
-            with steady_norms(model):
-                (model(ids, mask) * draw(n_rows, 3)).sum().backward()
-            answers.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+            with training_form(model, model.backbone, np.arange(500)), torch.random.fork_rng([]):
+                torch.manual_seed(0)
+                (model.train()(ids, mask) * draw(n_rows, 3)).sum().backward()
+                answers.append([p.grad for p in model.parameters() if p.grad is not None])
         for one, two, four in zip(*answers, strict=True):
             assert torch.equal(one, two)
             assert torch.equal(one, four)
 
 
-def test_steady_norms__training_over__every_norm_is_torchs_again(make, binary):
+def test_fit__training_over__every_norm_is_torchs_again(make, binary):
     clf = make(max_epochs=1).fit(*binary)
     kinds = {type(m) for m in clf.model_.modules() if isinstance(m, nn.LayerNorm)}
     assert kinds == {nn.LayerNorm}
