@@ -30,8 +30,10 @@ CHUNK = 2**19
 @contextmanager
 def swift_attention(model: nn.Module) -> Iterator[None]:
     """Let a model on the CPU, where it asks torch for attention with dropout, get ours."""
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
-    ours = [config for config in configs if config._attn_implementation == "sdpa"]
+    configs: dict[int, Any] = {
+        id(m.config): m.config for m in model.modules() if hasattr(m, "config")
+    }
+    ours = [config for config in configs.values() if config._attn_implementation == "sdpa"]
     for config in ours:
         config._attn_implementation = NAME
     try:

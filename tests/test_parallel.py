@@ -74,9 +74,7 @@ def draw(*shape):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_steady_layer_norm__any_number_of_threads__have_the_same_exact_gradients(
-    threads, bias, dtype
-):
+def test_steady_layer_norm__any_number_of_threads__same_exact_gradients(threads, bias, dtype):
     hidden, upstream = draw(16, 64, 96).to(dtype), draw(16, 64, 97)[..., 1:].to(dtype)
     norm = nn.LayerNorm(96, bias=bias)
     exact = gradients(copy.deepcopy(norm).double(), hidden.double(), upstream.double(), 1, threads)
