@@ -51,10 +51,10 @@ ABLATIONS = {
     "one learning rate": {"learning_rate": 1.5e-4, "head_learning_rate": 1.5e-4},
     "first token": {"pooling": "cls"},
     "batches of 32": {"batch_size": 32},
-    "twice the epochs": {"max_epochs": 10},
     "no early stopping": {"early_stopping": False},
     "layer decay 0.8": {"layer_decay": 0.8},
     "label smoothing 0.1": {"label_smoothing": 0.1},
+    "averaged weights": {},  # see `averaging`
     "no calibration": {"calibrate": False},
 }
 METHODS = ("tfidf", "frozen", "ordinary", "trainer", "setfit", "ours")
@@ -204,6 +204,29 @@ def undamped(wanted):
         _head_start.DOUBT = damped
 
 
+def averaging():
+    """A callback that answers with the mean of the weights after each epoch of the second half."""
+    import torch
+    from skorch.callbacks import Callback
+
+    class Averaging(Callback):
+        def on_train_begin(self, net, **_):
+            self.sums, self.n = {}, 0
+
+        def on_epoch_end(self, net, **_):
+            if 2 * len(net.history) > net.max_epochs:
+                self.n += 1
+                for name, weight in net.module_.named_parameters():
+                    self.sums[name] = self.sums.get(name, 0) + weight.detach().clone()
+
+        def on_train_end(self, net, **_):
+            with torch.no_grad():
+                for name, weight in net.module_.named_parameters():
+                    weight.copy_(self.sums[name] / self.n)
+
+    return [Averaging()]
+
+
 def trainer(X, y, X_test, seed, epochs):
     import torch
     from transformers import (
@@ -284,8 +307,11 @@ def run(method, parts, size, seed, epochs, max_test):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if method in ABLATIONS:
+            changes = ABLATIONS[method]
+            if method == "averaged weights":
+                changes = {"callbacks": averaging()}
             with undamped(method == "undamped head"):
-                classes, answer, notes = ours(X, y, X_test, seed, epochs, **ABLATIONS[method])
+                classes, answer, notes = ours(X, y, X_test, seed, epochs, **changes)
         else:
             classes, answer, notes = globals()[method](X, y, X_test, seed, epochs)
     fitted, cpu_fitted = time.perf_counter(), time.process_time()
