@@ -555,11 +555,10 @@ class TransformerTextClassifier(
         """Send texts through a method of the model, in the caller's order."""
         check_is_fitted(self)
         from sklearn_transformers._batching import Padding
-        from sklearn_transformers._inference import run
-        from sklearn_transformers._tokenization import encode
+        from sklearn_transformers._inference import answer
 
-        texts = encode(self.tokenizer_, check_texts(X), self.max_length_)
-        return run(getattr(self.model_, method), texts, Padding(**self._padding), self.device_)
+        padding, forward = Padding(**self._padding), getattr(self.model_, method)
+        return answer(forward, check_texts(X), self.tokenizer_, padding, self.device_)
 
     def _is_fitted(self) -> bool:
         return "model_" in self.__dict__

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -57,3 +58,21 @@ class EncodedTexts:
     def tokens(self, rows: np.ndarray) -> np.ndarray:
         """Token ids of the texts `rows`, one text after the other, shape (n_tokens,)."""
         return np.concatenate([self.ids[self.offsets[i] : self.offsets[i + 1]] for i in rows])
+
+    def distinct(self) -> tuple[np.ndarray, np.ndarray]:
+        """The first of each group of equal texts, and for each text which of those it equals.
+
+        Returns
+        -------
+        rows : ndarray of shape (n_distinct,)
+        twins : ndarray of shape (n_texts,)
+            Text i equals text ``rows[twins[i]]``.
+        """
+        content, ends = self.ids.tobytes(), (4 * self.offsets.astype(np.int64)).tolist()
+        numbers: dict[bytes, int] = {}
+        twins = [
+            numbers.setdefault(content[start:end], len(numbers))
+            for start, end in pairwise(ends)
+        ]
+        _, rows = np.unique(twins, return_index=True)
+        return rows, np.array(twins, np.int64)

@@ -4,15 +4,50 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._batching import Padding, pad, sorted_batches
 from sklearn_transformers._device import autocast, to_device
 from sklearn_transformers._encoded import EncodedTexts
 from sklearn_transformers._process import refuse_fork
+from sklearn_transformers._tokenization import encode
 
-__all__ = ["run"]
+__all__ = ["answer", "run"]
+
+# Texts that are tokenised and sorted by length together: their tokens are small beside a model.
+CHUNK = 2**16
 
 Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def answer(
+    forward: Forward,
+    texts: list[str],
+    tokenizer: Tokenizer,
+    padding: Padding,
+    device: str,
+) -> np.ndarray:
+    """Read any number of texts, some at a time: more texts need no more memory for tokens.
+
+    Parameters
+    ----------
+    forward : callable
+        As for `run`.
+    texts : list of str
+        At least one.
+    tokenizer : transformers.PreTrainedTokenizerBase
+    padding : Padding
+    device : str
+
+    Returns
+    -------
+    outputs : ndarray of shape (n_texts, n_outputs), float32
+    """
+    parts = []
+    for start in range(0, len(texts), CHUNK):
+        tokens = encode(tokenizer, texts[start : start + CHUNK], padding.longest)
+        parts.append(run(forward, tokens, padding, device))
+    return np.concatenate(parts)
 
 
 def run(
@@ -24,7 +59,7 @@ def run(
     precision: str = "float32",
     observe: Callable[[np.ndarray, torch.Tensor], None] | None = None,
 ) -> np.ndarray:
-    """Send every text through `forward` and bring the answers back in the order of `texts`.
+    """Send every text through `forward`, equal ones once; answers in the order of `texts`.
 
     Parameters
     ----------
@@ -37,7 +72,7 @@ def run(
     precision : str, default="float32"
         Number format of the forward pass.
     observe : callable, default=None
-        Called after each batch with its rows and outputs.
+        Called after each batch with the rows that it answers and their outputs.
 
     Returns
     -------
@@ -45,18 +80,32 @@ def run(
     """
     if device.startswith("cuda"):
         refuse_fork()
+    rows, twins = texts.distinct()
     batches, outputs = [], []
     # The caller may stand inside an autocast block: it makes no difference to the answers.
     with torch.inference_mode(), autocast(device, precision):
-        for rows in sorted_batches(texts.lengths, np.arange(len(texts)), padding):
-            input_ids, mask = pad(texts, rows, padding)
+        for batch in sorted_batches(texts.lengths, rows, padding):
+            input_ids, mask = pad(texts, batch, padding)
             output = forward(to_device(input_ids, device), to_device(mask, device))
-            batches.append(rows)
+            batches.append(batch)
             outputs.append(output)
             if observe is not None:
-                observe(rows, output)
+                observe(*_with_twins(batch, output, rows, twins))
         # One copy to the host at the end: a copy per batch would wait for the GPU each time.
         by_length = torch.cat(outputs).float().cpu().numpy()
-    answers = np.empty_like(by_length)
+    answers = np.empty((len(texts), by_length.shape[1]), np.float32)
     answers[np.concatenate(batches)] = by_length
-    return answers
+    return answers if len(rows) == len(texts) else answers[rows[twins]]
+
+
+def _with_twins(
+    batch: np.ndarray, output: torch.Tensor, rows: np.ndarray, twins: np.ndarray
+) -> tuple[np.ndarray, torch.Tensor]:
+    """A batch and its outputs, with all rows that equal one of it."""
+    if len(rows) == len(twins):
+        return batch, output
+    place = np.full(len(twins), -1)
+    place[batch] = np.arange(len(batch))
+    place = place[rows[twins]]
+    (everyone,) = np.nonzero(place >= 0)
+    return everyone, output[torch.from_numpy(place[everyone]).to(output.device)]

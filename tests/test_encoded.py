@@ -26,3 +26,12 @@ def test_head__more_or_fewer__gives_the_first():
     np.testing.assert_array_equal(texts.head(2).ids, [1, 2, 3, 4])
     np.testing.assert_array_equal(texts.head(2).lengths, [3, 1])
     assert len(texts.head(9)) == 4
+
+
+def test_distinct__equal_texts__have_the_first_as_their_twin():
+    rows, twins = encoded_texts([1, 2], [3], [1, 2], [3, 1], [3], [1, 2]).distinct()
+    np.testing.assert_array_equal(rows, [0, 1, 3])
+    np.testing.assert_array_equal(twins, [0, 1, 0, 2, 1, 0])
+    rows, twins = encoded_texts(*LISTS).distinct()
+    np.testing.assert_array_equal(rows, np.arange(4))
+    np.testing.assert_array_equal(twins, np.arange(4))

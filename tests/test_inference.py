@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
-from conftest import ARCHITECTURES, toy_texts
+from conftest import ARCHITECTURES, encoded_texts, toy_texts
 
-from sklearn_transformers import _batching
+from sklearn_transformers import _batching, _inference
+from sklearn_transformers._batching import Padding
+from sklearn_transformers._inference import run
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +44,54 @@ def test_predict_proba__padding__changes_no_probability(fitted, monkeypatch):
     expected = fitted.predict_proba(texts)
     monkeypatch.setattr(_batching, "MULTIPLE", 200)
     np.testing.assert_allclose(fitted.predict_proba(texts), expected, rtol=0, atol=1e-5)
+
+
+def n_read(clf):
+    """Count the texts that the backbone of a classifier reads from now on."""
+    counts = []
+    clf.model_.backbone.register_forward_pre_hook(
+        lambda module, args, kwargs: counts.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    return counts
+
+
+def test_predict_proba__equal_texts__are_read_once_and_answered_each(make, three_classes, mixed):
+    clf = make(max_epochs=1).fit(*three_classes)
+    distinct = list(dict.fromkeys(mixed))[:50]
+    order = np.random.default_rng(1).integers(0, 50, 400)
+    order[:50] = np.arange(50)
+    expected = clf.predict_proba(distinct)
+    counts = n_read(clf)
+    repeated = clf.predict_proba([distinct[i] for i in order])
+    assert sum(counts) == 50
+    np.testing.assert_array_equal(repeated, expected[order])
+
+
+def test_predict_proba__more_texts_than_a_chunk__are_read_in_chunks(fitted, mixed, monkeypatch):
+    expected = fitted.predict_proba(mixed)
+    monkeypatch.setattr(_inference, "CHUNK", 37)
+    sizes = []
+    encode = _inference.encode
+    monkeypatch.setattr(_inference, "encode", lambda *a: sizes.append(len(a[1])) or encode(*a))
+    np.testing.assert_allclose(fitted.predict_proba(mixed), expected, rtol=0, atol=1e-5)
+    assert sizes == [37] * 8 + [4]
+
+
+def test_run__observer__sees_every_row_once_with_its_output(monkeypatch):
+    monkeypatch.setattr(_batching, "TOKEN_BUDGET", 16)
+    texts = encoded_texts([1, 2], [3], [1, 2], [3, 1], [3], [4, 4, 4])
+    seen = {}
+
+    def observe(rows, outputs):
+        assert not set(rows) & set(seen)
+        seen.update(zip(rows.tolist(), outputs[:, 0].tolist(), strict=True))
+
+    outputs = run(
+        lambda ids, mask: (ids * mask).sum(dim=1, keepdim=True),
+        texts,
+        Padding(pad_id=9, longest=8),
+        "cpu",
+        observe=observe,
+    )
+    assert outputs[:, 0].tolist() == [3, 3, 3, 4, 3, 12]
+    assert seen == dict(enumerate(outputs[:, 0]))
