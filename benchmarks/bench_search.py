@@ -40,7 +40,7 @@ from sklearn.pipeline import Pipeline
 from torch import nn
 
 from sklearn_transformers import TransformerTextClassifier, _inference, clear_cache
-from sklearn_transformers._batching import Padding, pad, sorted_batches, training_steps
+from sklearn_transformers._batching import Budget, Padding, pad, sorted_batches, training_steps
 from sklearn_transformers._checkpoint import BUNDLED_NAME, find_checkpoint
 from sklearn_transformers._encoded import EncodedTexts
 from sklearn_transformers._inference import run
@@ -279,7 +279,7 @@ class Job:
         steps = [
             [
                 (*map(torch.from_numpy, pad(texts, rows, padding)), torch.from_numpy(codes[rows]))
-                for rows in sorted_batches(texts.lengths, step, padding)
+                for rows in sorted_batches(texts.lengths, step, padding, Budget())
             ]
             for _ in range(self.epochs)
             for step in training_steps(texts.lengths, self.batch_size, rng)

@@ -1,13 +1,14 @@
 """Batches of similar length under a token budget, and their padding."""
 
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from sklearn_transformers._encoded import EncodedTexts
 
-__all__ = ["Padding", "pad", "sorted_batches", "training_steps"]
+__all__ = ["Budget", "Padding", "pad", "sorted_batches", "training_steps"]
 
 # Most tokens, padding included, that go through the model at once: bounds the memory for
 # activations whatever `batch_size` and the length of the texts.
@@ -46,6 +47,31 @@ class Padding:
         return min(rounded, self.longest)
 
 
+@dataclass
+class Budget:
+    """Most tokens, padding included, that go through the model at once; less when memory runs out.
+
+    Parameters
+    ----------
+    tokens : int, default=16384
+    """
+
+    tokens: int = field(default_factory=lambda: TOKEN_BUDGET)
+    _warned: bool = False
+
+    def halve(self, n_rows: int, width: int) -> None:
+        """Memory did not suffice for `n_rows` rows of `width` tokens: from now on, half of that."""
+        self.tokens = n_rows * width // 2
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"Memory ran out with {n_rows} texts of {width} tokens at once: fewer go through "
+                "the model together from here on. The result is the same; a smaller max_length "
+                "or another model would be faster.",
+                stacklevel=2,
+            )
+
+
 def training_steps(
     lengths: np.ndarray, batch_size: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
@@ -74,15 +100,17 @@ def training_steps(
     return [steps[i] for i in rng.permutation(len(steps))]
 
 
-def sorted_batches(lengths: np.ndarray, rows: np.ndarray, padding: Padding) -> Iterator[np.ndarray]:
+def sorted_batches(
+    lengths: np.ndarray, rows: np.ndarray, padding: Padding, budget: Budget
+) -> Iterator[np.ndarray]:
     """Cut `rows` into batches of similar length under the token budget, longest first.
 
-    Longest first, so that memory runs out at once or never.
+    Longest first, so that memory runs out at once or never. The budget may change on the way.
     """
     rows = rows[np.argsort(-lengths[rows], kind="stable")]
     while len(rows):
         length = int(lengths[rows[0]])
-        count = max(1, TOKEN_BUDGET // padding.width(length))
+        count = max(1, budget.tokens // padding.width(length))
         if not padding.masked:
             count = min(count, int((lengths[rows] == length).sum()))
         yield rows[:count]

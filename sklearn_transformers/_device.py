@@ -13,6 +13,7 @@ from sklearn_transformers._process import refuse_fork, worker_number
 __all__ = [
     "autocast",
     "draw_seed",
+    "out_of_memory",
     "own_grad_mode",
     "present_device",
     "resolve_device",
@@ -115,6 +116,14 @@ def to_device(array: np.ndarray, device: str) -> torch.Tensor:
     if device.startswith("cuda"):
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def out_of_memory(n_tokens: int) -> torch.OutOfMemoryError:
+    """What to raise when there is nothing left to halve."""
+    return torch.OutOfMemoryError(
+        f"Memory does not suffice for a single text of {n_tokens} tokens. Lower max_length, take "
+        "a smaller model, or set device='cpu'."
+    )
 
 
 def draw_seed(random_state: Any) -> int:

@@ -71,8 +71,7 @@ class EncodedTexts:
         content, ends = self.ids.tobytes(), (4 * self.offsets.astype(np.int64)).tolist()
         numbers: dict[bytes, int] = {}
         twins = [
-            numbers.setdefault(content[start:end], len(numbers))
-            for start, end in pairwise(ends)
+            numbers.setdefault(content[start:end], len(numbers)) for start, end in pairwise(ends)
         ]
         _, rows = np.unique(twins, return_index=True)
         return rows, np.array(twins, np.int64)

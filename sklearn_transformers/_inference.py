@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from sklearn_transformers._batching import Padding, pad, sorted_batches
-from sklearn_transformers._device import autocast, to_device
+from sklearn_transformers._batching import Budget, Padding, pad, sorted_batches
+from sklearn_transformers._device import autocast, out_of_memory, to_device
 from sklearn_transformers._encoded import EncodedTexts
 from sklearn_transformers._process import refuse_fork
 from sklearn_transformers._tokenization import encode
@@ -81,12 +81,11 @@ def run(
     if device.startswith("cuda"):
         refuse_fork()
     rows, twins = texts.distinct()
-    batches, outputs = [], []
+    batches, outputs, budget = [], [], Budget()
     # The caller may stand inside an autocast block: it makes no difference to the answers.
     with torch.inference_mode(), autocast(device, precision):
-        for batch in sorted_batches(texts.lengths, rows, padding):
-            input_ids, mask = pad(texts, batch, padding)
-            output = forward(to_device(input_ids, device), to_device(mask, device))
+        for batch in sorted_batches(texts.lengths, rows, padding, budget):
+            output = _read(forward, texts, batch, padding, device, budget)
             batches.append(batch)
             outputs.append(output)
             if observe is not None:
@@ -96,6 +95,27 @@ def run(
     answers = np.empty((len(texts), by_length.shape[1]), np.float32)
     answers[np.concatenate(batches)] = by_length
     return answers if len(rows) == len(texts) else answers[rows[twins]]
+
+
+def _read(
+    forward: Forward,
+    texts: EncodedTexts,
+    rows: np.ndarray,
+    padding: Padding,
+    device: str,
+    budget: Budget,
+) -> torch.Tensor:
+    """The outputs of one batch, in halves where memory does not suffice for all."""
+    input_ids, mask = pad(texts, rows, padding)
+    try:
+        return forward(to_device(input_ids, device), to_device(mask, device))
+    except torch.OutOfMemoryError as error:
+        if len(rows) == 1:
+            raise out_of_memory(mask.shape[1]) from error
+    # Out here nothing holds on to what was computed so far.
+    budget.halve(*mask.shape)
+    halves = np.array_split(rows, 2)
+    return torch.cat([_read(forward, texts, h, padding, device, budget) for h in halves])
 
 
 def _with_twins(

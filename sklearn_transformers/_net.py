@@ -13,7 +13,7 @@ from torch import nn
 
 from sklearn_transformers._batching import pad, sorted_batches, training_steps
 from sklearn_transformers._data import LabelledTexts
-from sklearn_transformers._device import autocast, to_device
+from sklearn_transformers._device import autocast, out_of_memory, to_device
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier, parameter_groups
 from sklearn_transformers._recipe import Recipe
@@ -152,13 +152,7 @@ class FineTuningNet(NeuralNetClassifier):
         # Summed on the device: `.item()` would wait for the GPU every step.
         self.loss_sum_ = torch.zeros((), device=self.device)
         for step in training_steps(lengths, self.recipe.batch_size, self.rng):
-            for rows in sorted_batches(lengths, step, self.recipe.padding):
-                batch = self._batch(data, rows, len(step))
-                self.notify("on_batch_begin", batch=batch, training=True)
-                self.history.record_batch("train_batch_size", len(rows))
-                result = self.train_step_single(batch)
-                self.loss_sum_ += result["loss"] * len(step)
-                self.notify("on_batch_end", batch=batch, training=True, **result)
+            self.loss_sum_ += self._add_up_gradients(data, step) * len(step)
             self._update_weights()
         loss = float(self.loss_sum_) / len(data)
         self.train_seconds_ = seconds = time.perf_counter() - start
@@ -167,6 +161,30 @@ class FineTuningNet(NeuralNetClassifier):
         self.history.record("learning_rate", self.optimizer_.param_groups[0]["lr"])
         self.history.record("examples_per_second", len(data) / seconds)
         self.history.record("tokens_per_second", int(lengths.sum()) / seconds)
+
+    def _add_up_gradients(self, data: LabelledTexts, step: np.ndarray) -> torch.Tensor:
+        """Gradients of one step, in micro-batches that the memory bears; its loss."""
+        padding, budget = self.recipe.padding, self.recipe.budget
+        loss = torch.zeros((), device=self.device)
+        for rows in sorted_batches(data.texts.lengths, step, padding, budget):
+            batch = self._batch(data, rows, len(step))
+            self.notify("on_batch_begin", batch=batch, training=True)
+            self.history.record_batch("train_batch_size", len(rows))
+            width = batch[0]["input_ids"].shape[1]
+            try:
+                result = self.train_step_single(batch)
+            except torch.OutOfMemoryError as error:
+                if len(rows) == 1:
+                    raise out_of_memory(width) from error
+                break
+            loss += result["loss"]
+            self.notify("on_batch_end", batch=batch, training=True, **result)
+        else:
+            return loss
+        # Some gradients may have been added already: the whole step is made again.
+        self.optimizer_.zero_grad(set_to_none=True)
+        budget.halve(len(rows), width)
+        return self._add_up_gradients(data, step)
 
     def _batch(self, data: LabelledTexts, rows: np.ndarray, step_size: int) -> Batch:
         """One micro-batch; its weights make the losses of a step's micro-batches add up."""

@@ -1,8 +1,8 @@
 """The recipe of a training, and what "auto" becomes for the size of the model and of the data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from sklearn_transformers._batching import Padding
+from sklearn_transformers._batching import Budget, Padding
 
 __all__ = [
     "Recipe",
@@ -41,6 +41,8 @@ class Recipe:
     device: str
     precision: str
     padding: Padding
+    # Shared by all trainings of a fit: what was too much once is too much again.
+    budget: Budget = field(default_factory=Budget)
 
     def n_steps(self, n_rows: int) -> int:
         """Optimiser steps of a whole training."""

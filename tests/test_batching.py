@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from conftest import encoded_texts
 
-from sklearn_transformers import _batching
-from sklearn_transformers._batching import Padding, pad, sorted_batches, training_steps
+from sklearn_transformers._batching import Budget, Padding, pad, sorted_batches, training_steps
 
 
 @pytest.fixture
@@ -34,17 +33,11 @@ def test_training_steps__two_epochs__differ_in_composition_and_order(lengths):
     assert np.abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5
 
 
-@pytest.fixture
-def small_budget(monkeypatch):
-    monkeypatch.setattr(_batching, "TOKEN_BUDGET", 512)
-
-
-@pytest.mark.usefixtures("small_budget")
 @pytest.mark.parametrize("masked", [True, False])
 def test_sorted_batches__budget__is_kept_and_nothing_lost(lengths, masked):
     rows = np.arange(0, 1000, 2)
     padding = Padding(pad_id=0, longest=100, masked=masked)
-    batches = list(sorted_batches(lengths, rows, padding))
+    batches = list(sorted_batches(lengths, rows, padding, Budget(512)))
     assert sorted(np.concatenate(batches)) == list(rows)
     assert all(len(batch) * padding.width(lengths[batch].max()) <= 512 for batch in batches)
     assert lengths[batches[0]].max() == lengths[rows].max()
@@ -52,14 +45,14 @@ def test_sorted_batches__budget__is_kept_and_nothing_lost(lengths, masked):
 
 def test_sorted_batches__mask_that_does_not_work__batches_have_one_length(lengths):
     padding = Padding(pad_id=0, longest=100, masked=False)
-    for batch in sorted_batches(lengths, np.arange(1000), padding):
+    for batch in sorted_batches(lengths, np.arange(1000), padding, Budget()):
         assert set(lengths[batch]) == {lengths[batch[0]]}
         assert padding.width(lengths[batch[0]]) == lengths[batch[0]]
 
 
-@pytest.mark.usefixtures("small_budget")
 def test_sorted_batches__text_above_budget__goes_alone():
-    batches = list(sorted_batches(np.array([1000, 3]), np.arange(2), Padding(0, 1000)))
+    lengths, padding = np.array([1000, 3]), Padding(0, 1000)
+    batches = list(sorted_batches(lengths, np.arange(2), padding, Budget(512)))
     assert [list(batch) for batch in batches] == [[0], [1]]
 
 
@@ -75,3 +68,12 @@ def test_pad__rows__are_right_padded_to_multiple_of_eight():
 def test_pad__position_limit__is_never_exceeded():
     texts = encoded_texts([9] * 9)
     assert pad(texts, np.array([0]), Padding(pad_id=1, longest=10))[0].shape == (1, 10)
+
+
+def test_sorted_batches__budget_falls_on_the_way__the_rest_comes_in_smaller_batches():
+    budget = Budget(80)
+    batches = sorted_batches(np.full(20, 8), np.arange(20), Padding(0, 100), budget)
+    assert len(next(batches)) == 10
+    with pytest.warns(UserWarning, match="Memory ran out with 10 texts of 8 tokens"):
+        budget.halve(10, 8)
+    assert [len(batch) for batch in batches] == [5, 5]

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from conftest import ARCHITECTURES, encoded_texts, toy_texts
 
 from sklearn_transformers import _batching, _inference
@@ -95,3 +96,23 @@ def test_run__observer__sees_every_row_once_with_its_output(monkeypatch):
     )
     assert outputs[:, 0].tolist() == [3, 3, 3, 4, 3, 12]
     assert seen == dict(enumerate(outputs[:, 0]))
+
+
+def test_out_of_memory__predict__answers_in_smaller_batches(make, three_classes, mixed):
+    clf = make(max_epochs=1).fit(*three_classes)
+    expected = clf.predict_proba(mixed)
+    sizes = []
+
+    def read(module, args, kwargs):
+        sizes.append(len(kwargs["input_ids"]))
+        if sizes[-1] > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    hook = clf.model_.backbone.register_forward_pre_hook(read, with_kwargs=True)
+    with pytest.warns(UserWarning, match="Memory ran out") as caught:
+        scarce = clf.predict_proba(mixed)
+    assert len(caught) == 1
+    np.testing.assert_allclose(scarce, expected, rtol=0, atol=1e-5)
+    assert max(sizes[-3:]) <= 20
+    hook.remove()
+    np.testing.assert_allclose(clf.predict_proba(mixed), expected, rtol=0, atol=1e-5)

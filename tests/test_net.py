@@ -190,3 +190,49 @@ def test_fit__ctrl_c__reaches_the_caller_and_leaves_unfitted(make, binary):
         clf.fit(*binary)
     assert not hasattr(clf, "model_")
     assert not [name for name in vars(clf) if name.endswith("_")]
+
+
+# --- memory ----------------------------------------------------------------------------------
+
+
+class Scarce(Callback):
+    """Lets the backbone run out of memory above a number of rows, as a small GPU would."""
+
+    def __init__(self, most_rows):
+        self.most_rows = most_rows
+
+    def on_train_begin(self, net, **kwargs):
+        self.sizes = []
+        net.module_.backbone.register_forward_pre_hook(self.read, with_kwargs=True)
+
+    def read(self, module, args, kwargs):
+        n_rows = len(kwargs["input_ids"])
+        self.sizes.append(n_rows)
+        if n_rows > self.most_rows:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_out_of_memory__step__is_repeated_in_smaller_parts_with_the_same_gradients(
+    make, three_classes
+):
+    X, y = three_classes
+    whole, _ = gradients_of(make, X, y)
+    scarce, gradients = Scarce(50), Gradients()
+    parameters = FULL_BATCH | {"max_epochs": 2}
+    with pytest.warns(UserWarning, match="Memory ran out with 240 texts of") as caught:
+        clf = make(callbacks=[scarce, gradients], **parameters).fit(X, y)
+    assert_close(gradients.gradients, whole)
+    assert sum("Memory ran out" in str(w.message) for w in caught) == 1
+    # Once found, the size is kept: only the first epoch runs out.
+    last_failure = max(i for i, size in enumerate(scarce.sizes) if size > 50)
+    assert sum(scarce.sizes[last_failure + 1 :]) >= 240 + len(X)
+    assert np.isfinite(clf.history_[1]["train_loss"])
+
+
+def test_out_of_memory__single_text__says_what_to_do(make, binary):
+    clf = make(callbacks=[Scarce(0)], **FULL_BATCH)
+    with (
+        pytest.raises(torch.OutOfMemoryError, match=r"single text of .* Lower max_length"),
+        pytest.warns(UserWarning, match="Memory ran out"),
+    ):
+        clf.fit(*binary)
