@@ -90,6 +90,9 @@ class TransformerTextClassifier(
     batch_size : int or "auto", default="auto"
         Texts per optimiser step. Steps that hold too many tokens are computed in parts, with
         the same gradient. "auto" is 8 below 200 training rows, 16 below 2,000, else 32.
+    gradient_checkpointing : bool, default=False
+        Keep only the input of each layer while training and compute the rest again for the
+        gradient [6]_: the same result with a fraction of the memory, in about a third more time.
     max_epochs : int or "auto", default="auto"
         Most passes over the training texts. "auto" is as many as show the model 3,000 texts: 10
         up to 300 training rows, 5 for 600, 3 from 1,000 on; and up to 20 below 96 rows, for 120
@@ -133,7 +136,8 @@ class TransformerTextClassifier(
         "auto" takes bfloat16 on GPUs and CPUs that have instructions for it, float16 on other
         CUDA GPUs, float32 elsewhere. Predictions are always computed in float32.
     callbacks : list of skorch.callbacks.Callback, default=None
-        Called while training, after the estimator's own. They see a skorch net. A
+        Called while training, after the estimator's own. They see a skorch net, whose table of
+        embeddings has only the rows of tokens that the training texts have. A
         ``skorch.callbacks.LRScheduler`` replaces the built-in schedule and `warmup`.
     warm_start : bool, default=False
         Let `fit` go on from the model of the previous call, with a new schedule, instead of
@@ -226,6 +230,7 @@ class TransformerTextClassifier(
     .. [4] Guo et al. (2017), "On Calibration of Modern Neural Networks", ICML.
 
     .. [5] Breiman et al. (1984), "Classification and Regression Trees", Wadsworth.
+    .. [6] Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost".
 
     Examples
     --------
@@ -251,6 +256,7 @@ class TransformerTextClassifier(
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "gradient_checkpointing": ["boolean"],
         "max_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "early_stopping": ["boolean", StrOptions({"auto"})],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
@@ -283,6 +289,7 @@ class TransformerTextClassifier(
         label_smoothing: float = 0.0,
         max_grad_norm: float | None = 1.0,
         batch_size: int | str = "auto",
+        gradient_checkpointing: bool = False,
         max_epochs: int | str = "auto",
         early_stopping: bool | str = "auto",
         validation_fraction: float = 0.1,
@@ -311,6 +318,7 @@ class TransformerTextClassifier(
         self.label_smoothing = label_smoothing
         self.max_grad_norm = max_grad_norm
         self.batch_size = batch_size
+        self.gradient_checkpointing = gradient_checkpointing
         self.max_epochs = max_epochs
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction

@@ -96,7 +96,12 @@ class FineTuningNet(NeuralNetClassifier):
     def train(self, train: LabelledTexts, valid: LabelledTexts | None) -> "FineTuningNet":
         """Run all epochs. Unlike skorch's `fit`, lets Ctrl-C through to the caller."""
         token_ids = np.union1d(train.texts.ids, self.recipe.padding.pad_id)
-        with training_form(self.module, self.module.backbone, token_ids):
+        with training_form(
+            self.module,
+            self.module.backbone,
+            token_ids,
+            gradient_checkpointing=self.recipe.gradient_checkpointing,
+        ):
             self.initialize()
             self.notify("on_train_begin", X=None, y=None)
             self.fit_loop((train, valid))

@@ -36,6 +36,7 @@ class Recipe:
     label_smoothing: float
     max_grad_norm: float | None
     batch_size: int
+    gradient_checkpointing: bool
     max_epochs: int
     calibrate: bool
     device: str

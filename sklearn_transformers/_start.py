@@ -109,12 +109,22 @@ def resolve_recipe(
         label_smoothing=float(estimator.label_smoothing),
         max_grad_norm=None if norm is None else float(norm),
         batch_size=batch_size,
+        gradient_checkpointing=_checked_checkpointing(estimator, model),
         max_epochs=1 if one_epoch else int(chosen("max_epochs", auto_epochs(n_rows, batch_size))),
         calibrate=bool(estimator.calibrate),
         device=device,
         precision=precision,
         padding=padding,
     )
+
+
+def _checked_checkpointing(estimator: Any, model: TextClassifier) -> bool:
+    if estimator.gradient_checkpointing and not model.backbone.supports_gradient_checkpointing:
+        raise ValueError(
+            f"gradient_checkpointing=True, but {type(model.backbone).__name__} does not support "
+            "it. Set it to False; a smaller max_length saves memory too."
+        )
+    return bool(estimator.gradient_checkpointing)
 
 
 def start_head(

@@ -1,10 +1,11 @@
 """The form that a model has while it trains: the same function, with quicker or steadier parts."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 from torch import nn
+from transformers import PreTrainedModel
 
 from sklearn_transformers._attention import swift_attention
 from sklearn_transformers._dropout import SwiftDropout
@@ -20,7 +21,13 @@ REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
 
 
 @contextmanager
-def training_form(model: nn.Module, backbone: nn.Module, token_ids: np.ndarray) -> Iterator[None]:
+def training_form(
+    model: nn.Module,
+    backbone: PreTrainedModel,
+    token_ids: np.ndarray,
+    *,
+    gradient_checkpointing: bool = False,
+) -> Iterator[None]:
     """Give the model its training form; afterwards it consists of torch's own modules again.
 
     Parameters
@@ -30,13 +37,26 @@ def training_form(model: nn.Module, backbone: nn.Module, token_ids: np.ndarray) 
         The part of it that reads tokens.
     token_ids : ndarray of shape (n_tokens,)
         Every token that is read in training mode, each once.
+    gradient_checkpointing : bool, default=False
+        Keep each layer's input only, and compute the rest again for the gradient.
     """
     with (
         replaced_layers(model),
         swift_attention(backbone),
         compact_vocabulary(backbone, token_ids),
+        _checkpointed_layers(backbone) if gradient_checkpointing else nullcontext(),
     ):
         yield
+
+
+@contextmanager
+def _checkpointed_layers(backbone: PreTrainedModel) -> Iterator[None]:
+    """Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost"."""
+    backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        backbone.gradient_checkpointing_disable()
 
 
 @contextmanager

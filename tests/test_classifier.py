@@ -237,6 +237,7 @@ BAD_PARAMETERS = {
     "warmup": [-0.1, 1.1],
     "max_grad_norm": [0, -1, "auto"],
     "batch_size": [0, 1.5, None],
+    "gradient_checkpointing": ["yes", 2],
     "max_epochs": [0, 2.5],
     "early_stopping": ["maybe", 2],
     "validation_fraction": [1.0, -0.1, 5],

@@ -236,3 +236,34 @@ def test_out_of_memory__single_text__says_what_to_do(make, binary):
         pytest.warns(UserWarning, match="Memory ran out"),
     ):
         clf.fit(*binary)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_gradient_checkpointing__gradients__are_the_same_and_less_is_kept(
+    make, three_classes, dropout
+):
+    X, y = three_classes
+    plain, _ = gradients_of(make, X, y, dropout=dropout)
+    kept = []
+
+    def pack(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    sums = []
+    for checkpointing in (False, True):
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            actual, clf = gradients_of(
+                make, X, y, dropout=dropout, gradient_checkpointing=checkpointing
+            )
+        assert_close(actual, plain)
+        sums.append(sum(kept))
+    assert not clf.model_.backbone.is_gradient_checkpointing
+    assert sums[1] < sums[0] / 2
+
+
+def test_gradient_checkpointing__model_that_cannot__is_refused_by_name(make, binary, monkeypatch):
+    monkeypatch.setattr("transformers.BertModel.supports_gradient_checkpointing", False)
+    with pytest.raises(ValueError, match="gradient_checkpointing=True, but BertModel does not"):
+        make(gradient_checkpointing=True).fit(*binary)
