@@ -1,4 +1,4 @@
-"""For few rows: each is answered by a model trained on the others, epoch by epoch."""
+"""For few rows: each is answered by a model trained on the others."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def cross_fit(
     with_head: bool,
     watched: bool,
 ) -> np.ndarray:
-    """Train once without each fold, and answer that fold before and after each epoch.
+    """Train once without each fold, and answer that fold before and after.
 
     Parameters
     ----------
@@ -48,11 +48,16 @@ def cross_fit(
 
     Returns
     -------
-    logits : ndarray of shape (max_epochs + 1, n_held, n_classes), float32
-        Answers to the rows of the folds, one fold after the other.
+    logits : ndarray of shape (2, n_held, n_classes), float32
+        Answers to the rows of the folds, one fold after the other, before and after training.
     """
     before = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
     answers = []
+
+    def answer(unseen: LabelledTexts) -> np.ndarray:
+        # No promise of what `predict` will say, so it may be rounded as training is.
+        return run(model, unseen.texts, recipe.padding, recipe.device, precision=recipe.precision)
+
     with tqdm(
         total=len(folds) * recipe.max_epochs,
         desc="cross-validation",
@@ -66,27 +71,22 @@ def cross_fit(
             if with_head:
                 start, _ = start_head(model, [texts[i] for i in rest], train, recipe, rng)
                 shrink = start.shrink
-            first = run(
-                model, unseen.texts, recipe.padding, recipe.device, precision=recipe.precision
-            )
-            collect = _Collect(first / np.float32(shrink), bar)
+            first = answer(unseen) / np.float32(shrink)
             # As many steps in an epoch as all rows make: how sure a model is grows with them.
             size = max(1, round(recipe.batch_size * len(train) / len(data)))
             smaller = replace(recipe, batch_size=size)
             schedule = LinearSchedule(smaller.n_steps(len(train)), recipe.warmup)
-            FineTuningNet(model, smaller, rng, [schedule, collect]).train(train, unseen)
-            model.eval().load_state_dict(before)
-            answers.append(np.stack(collect.logits_))
+            FineTuningNet(model, smaller, rng, [schedule, _Tick(bar)]).train(train, None)
+            answers.append(np.stack([first, answer(unseen)]))
+            model.load_state_dict(before)
     return np.concatenate(answers, axis=1)
 
 
-class _Collect(Callback):
-    """Keeps what the rows left out are answered before and after each epoch."""
+class _Tick(Callback):
+    """Moves the bar on with each epoch."""
 
-    def __init__(self, first: np.ndarray, bar: tqdm) -> None:
-        self.logits_ = [first]
+    def __init__(self, bar: tqdm) -> None:
         self.bar = bar
 
     def on_epoch_end(self, net: NeuralNet, **_: object) -> None:
-        self.logits_.append(net.valid_logits_)
         self.bar.update()

@@ -36,7 +36,7 @@ from sklearn_transformers._start import (
     start_parameters,
     starting_model,
 )
-from sklearn_transformers._stopping import KeepBest, StopAfter
+from sklearn_transformers._stopping import KeepBest, TrainOrNot
 from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers._validation import check_texts
 
@@ -183,8 +183,9 @@ def fine_tune(
             stopper,
             callbacks + epoch_tasks(task, fitted),
         )
-        for row, check in zip(epochs, checks[1:], strict=False):
-            row |= check  # found by the models that were trained without the row
+        if len(epochs) == recipe.max_epochs:
+            for check in checks[1:]:
+                epochs[-1] |= check  # found by models that were trained without the row
 
     # 8. Plain records of what happened; net, optimiser and batches end here.
     model.eval().requires_grad_(True)
@@ -207,10 +208,7 @@ def _begin(
     notes: dict[str, Any],
     clock: "_Clock",
 ) -> tuple[HeadStart | None, Any]:
-    """Set the head, and answer the held-out rows: before the first epoch, or also after each.
-
-    After each by models that were trained without the row, where rows are held out in folds.
-    """
+    """Set the head, and answer the held-out rows: before training, and in folds also after it."""
     head, answers = None, np.empty(0)
     if held is not None and held.folds:
         watched = shows_epochs(estimator.verbose)
@@ -231,7 +229,7 @@ def _records(
     history: list[dict[str, Any]],
     start: dict[str, Any],
     epochs: list[dict[str, Any]],
-    stopper: KeepBest | StopAfter | None,
+    stopper: KeepBest | TrainOrNot | None,
 ) -> dict[str, Any]:
     """The fitted attributes that tell of the epochs; those before this call count along."""
     proceeds = bool(history)
@@ -275,7 +273,7 @@ def _train(
     rng: np.random.Generator,
     train: LabelledTexts,
     held: HeldOut | None,
-    stopper: KeepBest | StopAfter | None,
+    stopper: KeepBest | TrainOrNot | None,
     callbacks: list[Any],
 ) -> list[dict[str, Any]]:
     """Train in place and return a plain dict per epoch."""

@@ -9,9 +9,9 @@ from sklearn_transformers._calibration import cross_entropies, fit_temperature, 
 from sklearn_transformers._data import LabelledTexts, Rows, split_rows
 from sklearn_transformers._diagnosis import warn_of_rare_classes, warn_of_useless_fit
 from sklearn_transformers._judge import Judge
-from sklearn_transformers._recipe import are_few, auto_folds
+from sklearn_transformers._recipe import FOLDS, are_few
 from sklearn_transformers._split import stratified_folds
-from sklearn_transformers._stopping import KeepBest, StopAfter
+from sklearn_transformers._stopping import KeepBest, TrainOrNot
 from sklearn_transformers.exceptions import TrainingDivergedError
 
 __all__ = ["HeldOut", "choose_rows"]
@@ -66,14 +66,14 @@ class HeldOut:
 
     def stopper(
         self, estimator: Any, answers: np.ndarray, checks: list[dict[str, float]]
-    ) -> KeepBest | StopAfter | None:
-        """What ends training: the best epoch to come, or the one that is known already.
+    ) -> KeepBest | TrainOrNot | None:
+        """What ends training: its best epoch, or that it is known to be no use.
 
         Parameters
         ----------
         estimator : TransformerTextClassifier
         answers : ndarray of shape (n_known, n_held, n_classes)
-            To these rows before the first epoch and, where that is known, after each.
+            To these rows before the first epoch and, where that is known, after the last.
         checks : list of dict
             What is thought of these.
         """
@@ -83,10 +83,8 @@ class HeldOut:
         if not self.folds:
             patience, tol = estimator.n_iter_no_change, estimator.tol
             return KeepBest(patience, tol, scores[0], answers[0], self.clearly_better)
-        best, last = int(np.argmax(scores)), len(checks) - 1
-        if best < last and not self.clearly_better(answers[best], answers[last]):
-            best = last
-        return StopAfter(best, answers, [check["temperature"] for check in checks])
+        worse = scores[0] > scores[1] and self.clearly_better(answers[0], answers[1])
+        return TrainOrNot(not worse, answers, checks[1]["temperature"])
 
     def clearly_better(self, logits: np.ndarray, others: np.ndarray) -> bool:
         """Whether the loss of some answers is lower by more than the difference's standard error.
@@ -150,7 +148,7 @@ def choose_rows(
     if valid is None and early_stopping == "auto":
         few = are_few(len(rows), len(classes)) and fraction > 0
         if few and not (proceed or with_callbacks or _may_ask_the_model(estimator.scoring)):
-            folds = stratified_folds(rows.codes, auto_folds(len(rows)), rng)
+            folds = stratified_folds(rows.codes, FOLDS, rng)
         early_stopping = fraction > 0 and not folds and not (few and proceed)
     if valid is None and (early_stopping or folds):
         warn_of_rare_classes(rows.codes, classes)

@@ -42,8 +42,8 @@ class FineTuningNet(NeuralNetClassifier):
         Orders the batches.
     callbacks : list of skorch.callbacks.Callback
     measure : callable, default=None
-        Logits of the validation rows -> their loss, and the temperature that it was got at. None
-        only collects the logits, in the precision of training.
+        Logits of the validation rows -> their loss, and the temperature that it was got at.
+        Needed where there are such rows.
     verbose : int, default=0
         Whether callbacks such as skorch's PrintLog may print.
     """
@@ -235,17 +235,10 @@ class FineTuningNet(NeuralNetClassifier):
             self.history.record_batch("valid_batch_size", len(rows))
             self.notify("on_batch_end", batch=batch, training=False, y_pred=logits)
 
+        assert self.measure is not None
         self.valid_logits_ = run(
-            self.module_,
-            data.texts,
-            self.recipe.padding,
-            self.recipe.device,
-            # What is only collected is no promise of what the finished model will answer.
-            precision=self.recipe.precision if self.measure is None else "float32",
-            observe=observe,
+            self.module_, data.texts, self.recipe.padding, self.recipe.device, observe=observe
         )
-        if self.measure is None:
-            return
         loss, self.temperature_ = self.measure(self.valid_logits_)
         self._check_finite("validation loss", loss)
         self.record("valid_loss", loss)

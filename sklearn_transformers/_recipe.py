@@ -5,23 +5,23 @@ from dataclasses import dataclass, field
 from sklearn_transformers._batching import Budget, Padding
 
 __all__ = [
+    "FOLDS",
     "Recipe",
     "are_few",
     "auto_batch_size",
     "auto_epochs",
-    "auto_folds",
     "auto_head_learning_rate",
     "auto_learning_rate",
 ]
 
 # docs/recipe.md says why, docs/accuracy.md what benchmarks/bench_accuracy.py has measured so far.
-RATE_AT_WIDTH_384, HIGHEST_RATE = 1.5e-4, 5e-4
+RATE_AT_WIDTH_384, HIGHEST_RATE = 7.5e-5, 5e-4
 HEAD_RATIO = 20.0
 BATCH_FROM_ROWS = {2000: 32, 200: 16, 0: 8}
 TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 10
 STEPS_TO_MAKE, MOST_EPOCHS_OF_FEW = 120, 20
 FEW_ROWS, FEW_ROWS_IN_A_CLASS, FEW_ROWS_AT_MOST = 300, 20, 800
-FOLDS_FROM_ROWS = {150: 2, 0: 3}
+FOLDS = 2
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Recipe:
 
 
 def auto_learning_rate(width: int) -> float:
-    """The backbone's peak learning rate: 1.5e-4 at a width of 384, falling with its square.
+    """The backbone's peak learning rate: 7.5e-5 at a width of 384, falling with its square.
 
-    4e-5 for BERT-base (768), 2e-5 for BERT-large (1024), never above 5e-4.
+    2e-5 for BERT-base (768), 1e-5 for BERT-large (1024), never above 5e-4.
     """
     return float(min(HIGHEST_RATE, RATE_AT_WIDTH_384 * (384 / width) ** 2))
 
@@ -83,11 +83,6 @@ def are_few(n_rows: int, n_classes: int) -> bool:
     """Whether a tenth of the rows is too little to judge by, or too much to train without."""
     of_many_classes = min(FEW_ROWS_IN_A_CLASS * n_classes, FEW_ROWS_AT_MOST)
     return n_rows < max(FEW_ROWS, of_many_classes)
-
-
-def auto_folds(n_rows: int) -> int:
-    """Three, or two where training three times would take long."""
-    return _at(FOLDS_FROM_ROWS, n_rows)
 
 
 def _at(steps: dict[int, int], n_rows: int) -> int:

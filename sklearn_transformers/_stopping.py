@@ -8,7 +8,7 @@ import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 
-__all__ = ["KeepBest", "StopAfter"]
+__all__ = ["KeepBest", "TrainOrNot"]
 
 
 class KeepBest(Callback):
@@ -83,35 +83,32 @@ class KeepBest(Callback):
         }
 
 
-class StopAfter(Callback):
-    """Stop after the epoch that is known to be the best; 0 trains nothing.
+class TrainOrNot(Callback):
+    """Train to the end, or not at all where others like it got worse.
 
     Parameters
     ----------
-    best_epoch : int
-    answers : ndarray of shape (n_epochs + 1, n_valid, n_classes)
-        What the models that found it out answered before and after each epoch.
-    temperatures : list of float
-        What these are divided by.
+    worthwhile : bool
+    answers : ndarray of shape (2, n_valid, n_classes)
+        What the models that found it out answered before and after training.
+    temperature : float
+        What the answers after training are divided by.
     """
 
-    def __init__(self, best_epoch: int, answers: np.ndarray, temperatures: list[float]) -> None:
-        self.best_epoch_ = best_epoch
+    def __init__(self, worthwhile: bool, answers: np.ndarray, temperature: float) -> None:
+        self.worthwhile = worthwhile
         self.answers = answers
-        self.temperatures = temperatures
+        self.temperature = temperature
+        self.best_epoch_ = 0
 
     @property
     def logits_(self) -> np.ndarray:
-        """The answers at the best epoch."""
-        return self.answers[self.best_epoch_]
+        """The answers of models like the one that stays."""
+        return self.answers[int(self.worthwhile)]
 
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        net.stop_training = self.best_epoch_ == 0
-
-    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
-        net.temperature_ = self.temperatures[len(net.history)]
-        if len(net.history) >= self.best_epoch_:
-            net.stop_training = True
+        net.stop_training = not self.worthwhile
+        net.temperature_ = self.temperature
 
     def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        self.best_epoch_ = len(net.history)  # somebody else may have stopped it earlier
+        self.best_epoch_ = len(net.history)
