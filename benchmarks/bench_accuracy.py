@@ -48,7 +48,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 ABLATIONS = {
     "random head": {"head_init": "random"},
     "undamped head": {},  # see `undamped`
-    "one learning rate": {"learning_rate": 1.5e-4, "head_learning_rate": 1.5e-4},
+    "one learning rate": {"head_learning_rate": 7.5e-5},
     "first token": {"pooling": "cls"},
     "batches of 32": {"batch_size": 32},
     "no early stopping": {"early_stopping": False},

@@ -71,8 +71,8 @@ class TransformerTextClassifier(
         small random numbers. "auto" is "logistic". `partial_fit` starts from random numbers
         always, because the rows of its first call need not show every class.
     learning_rate : float or "auto", default="auto"
-        Peak learning rate of the backbone. "auto" is 1.5e-4 for a model of width 384 and
-        falls with the square of the width (4e-5 for BERT-base [2]_), at most 5e-4.
+        Peak learning rate of the backbone. "auto" is 7.5e-5 for a model of width 384 and
+        falls with the square of the width (2e-5 for BERT-base [2]_), at most 5e-4.
     head_learning_rate : float or "auto", default="auto"
         Peak learning rate of the head. "auto" is twenty times that of the backbone.
     layer_decay : float in (0, 1], default=1.0
@@ -103,16 +103,16 @@ class TransformerTextClassifier(
         to its end is given up for an earlier epoch only if that is better by more than one
         standard error [5]_. If False, all rows train for `max_epochs`; rows passed as `X_val`
         are then scored and calibrated on only. "auto" is True, but where rows are few (below
-        300, or 20 per class up to 800) a cross-validation of three folds or two finds the number
-        of epochs and the temperature first, and then all rows train. With `callbacks` or a
-        scorer of your own, which want to see one training, a part is held out all the same;
-        going on from an earlier fit with few rows, nothing is.
+        300, or 20 per class up to 800) a cross-validation of two folds finds out first whether
+        training helps at all, and the temperature; then all rows train for `max_epochs`. With
+        `callbacks` or a scorer of your own, which want to see one training, a part is held out
+        all the same; going on from an earlier fit with few rows, nothing is.
     validation_fraction : float in [0, 1), default=0.1
         Share of the rows to hold out for early stopping: shuffled, stratified, at least one
         row; a class with a single row stays in training. Unused when `X_val` is passed.
     n_iter_no_change : int, default=10
-        Epochs in a row without improvement after which training stops. A cross-validation of
-        few rows runs all epochs and takes the best.
+        Epochs in a row without improvement after which training stops. After a
+        cross-validation of few rows all epochs run.
     tol : float, default=0.0
         Improvements of at most `tol` do not postpone stopping; the weights kept are still
         those of the best score.
@@ -202,9 +202,9 @@ class TransformerTextClassifier(
         `examples_per_second` and `tokens_per_second` (of training, without padding); with
         validation rows also `valid_loss` (calibrated), `valid_score`, `temperature` and
         `valid_seconds`. Epoch 0 is the start, with `load_seconds`, `tokenise_seconds`,
-        `n_folds` and `cross_fit_seconds` (if there was a cross-validation, whose scores these
-        then are) and, for a head from a logistic regression, `head_seconds`, its `penalty` and
-        its `train_loss`.
+        `n_folds` and `cross_fit_seconds` (if there was a cross-validation: then the first and the
+        last row have its scores, the others none) and, for a head from a logistic regression,
+        `head_seconds`, its `penalty` and its `train_loss`.
 
     See Also
     --------
