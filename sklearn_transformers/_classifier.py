@@ -74,7 +74,7 @@ class TransformerTextClassifier(
         Peak learning rate of the backbone. "auto" is 7.5e-5 for a model of width 384 and
         falls with the square of the width (2e-5 for BERT-base [2]_), at most 5e-4.
     head_learning_rate : float or "auto", default="auto"
-        Peak learning rate of the head. "auto" is twenty times that of the backbone.
+        Peak learning rate of the head. "auto" is forty times that of the backbone.
     layer_decay : float in (0, 1], default=1.0
         Each layer of the backbone learns at `layer_decay` times the rate of the one above it,
         embeddings slowest. 1 treats all alike.

@@ -16,7 +16,7 @@ __all__ = [
 
 # docs/recipe.md says why, docs/accuracy.md what benchmarks/bench_accuracy.py has measured so far.
 RATE_AT_WIDTH_384, HIGHEST_RATE = 7.5e-5, 5e-4
-HEAD_RATIO = 20.0
+HEAD_RATIO = 40.0
 BATCH_FROM_ROWS = {2000: 32, 200: 16, 0: 8}
 TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 10
 STEPS_TO_MAKE, MOST_EPOCHS_OF_FEW = 120, 20
