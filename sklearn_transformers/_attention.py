@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from sklearn_transformers._dropout import draw_kept, rescale
+from sklearn_transformers._dropout import HIGHEST, draw_kept, rescale
 
 __all__ = ["attend", "swift_attention"]
 
@@ -28,12 +28,17 @@ CHUNK = 2**19
 
 
 @contextmanager
-def swift_attention(model: nn.Module) -> Iterator[None]:
-    """Let a model on the CPU, where it asks torch for attention with dropout, get ours."""
-    configs: dict[int, Any] = {
-        id(m.config): m.config for m in model.modules() if hasattr(m, "config")
-    }
-    ours = [config for config in configs.values() if config._attn_implementation == "sdpa"]
+def swift_attention(backbone: PreTrainedModel) -> Iterator[None]:
+    """Let a model on the CPU, where it asks torch for attention with dropout, get ours.
+
+    Models that do not look their attention up by name, as Falcon, keep what they have.
+    """
+    ours: list[Any] = []
+    if next(backbone.parameters()).device.type == "cpu" and backbone._can_set_attn_implementation():
+        configs: dict[int, Any] = {
+            id(m.config): m.config for m in backbone.modules() if hasattr(m, "config")
+        }
+        ours = [config for config in configs.values() if config._attn_implementation == "sdpa"]
     for config in ours:
         config._attn_implementation = NAME
     try:
@@ -55,9 +60,8 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls; anything but plain attention with dropout is torch's."""
     is_plain = (
-        0 < dropout < 1
+        0 < dropout <= HIGHEST
         and query.device.type == "cpu"
-        and key.shape[1] == query.shape[1]
         and others.get("position_bias") is None
         and others.get("softcap") is None
         and (attention_mask is None or attention_mask.dtype == torch.bool)
@@ -66,11 +70,18 @@ def _attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **others
         )
+    # Rotary positions leave queries and keys in float32, and autocast would not see backward.
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    n_sharing = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, n_sharing), repeat_kv(value, n_sharing)
     causal = others.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     if attention_mask is None and causal:
         n_query, n_key = query.shape[2], key.shape[2]
-        attention_mask = torch.ones(n_query, n_key, dtype=torch.bool).tril()[None, None]
+        sees = torch.ones(n_query, n_key, dtype=torch.bool, device=query.device)
+        attention_mask = sees.tril()[None, None]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return attend(query, key, value, attention_mask, scale, dropout).transpose(1, 2), None
 
@@ -87,7 +98,8 @@ def attend(
 
     Parameters
     ----------
-    query, key, value : Tensor of shape (b, n_heads, s, d)
+    query, key : Tensor of shape (b, n_heads, s, d)
+    value : Tensor of shape (b, n_heads, s, d_value)
     mask : Tensor of shape (b or 1, 1 or n_heads, s, s), bool, or None
         Which tokens (last axis) each token sees.
     scale : float
@@ -96,7 +108,7 @@ def attend(
 
     Returns
     -------
-    hidden : Tensor of shape (b, n_heads, s, d)
+    hidden : Tensor of shape (b, n_heads, s, d_value)
     """
     hidden: torch.Tensor = _Attend.apply(query, key, value, mask, scale, dropout)
     return hidden
@@ -113,11 +125,11 @@ class _Attend(torch.autograd.Function):
         scale: float,
         dropout: float,
     ) -> torch.Tensor:
-        n_texts, n_heads, length, width = query.shape
+        n_texts, n_heads, length, _ = query.shape
         shares = query.new_empty(n_texts, n_heads, length, key.shape[2])
         kept = draw_kept(shares.shape, dropout)
         # In the order in which the next layer reads it.
-        hidden = query.new_empty(n_texts, length, n_heads, width).transpose(1, 2)
+        hidden = query.new_empty(n_texts, length, n_heads, value.shape[-1]).transpose(1, 2)
         hides = None if mask is None else ~mask.expand(n_texts, -1, -1, -1)
         for part in _parts(shares):
             scores = torch.matmul(query[part], key[part].mT).mul_(scale)

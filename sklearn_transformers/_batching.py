@@ -61,13 +61,13 @@ class Budget:
 
     def halve(self, n_rows: int, width: int) -> None:
         """Memory did not suffice for `n_rows` rows of `width` tokens: from now on, half of that."""
-        self.tokens = n_rows * width // 2
+        self.tokens = min(self.tokens, n_rows * width // 2)
         if not self._warned:
             self._warned = True
             warnings.warn(
                 f"Memory ran out with {n_rows} texts of {width} tokens at once: fewer go through "
-                "the model together from here on. The result is the same; a smaller max_length "
-                "or another model would be faster.",
+                "the model together from here on. A smaller max_length, a smaller model or, for "
+                "training, gradient_checkpointing=True needs less memory.",
                 stacklevel=2,
             )
 

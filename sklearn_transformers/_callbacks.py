@@ -135,18 +135,16 @@ class Progress(Callback):
             ncols=window.columns,
             nrows=window.lines,
         )
-        self.n_done_, self.shown_at_ = 0, time.monotonic()
+        self.shown_at_ = time.monotonic()
 
     def on_batch_end(
         self, net: NeuralNet, batch: Any = None, training: bool = False, **kwargs: Any
     ) -> None:
         if not training:
             return
-        n_rows = len(batch[1])
-        self.n_done_ += n_rows
-        self.bar_.update(n_rows)
+        self.bar_.update(net.n_seen_ - self.bar_.n)
         if time.monotonic() - self.shown_at_ > self.SECONDS_BETWEEN_LOSSES:
-            self.bar_.set_postfix_str(f"loss {float(net.loss_sum_) / self.n_done_:.3f}")
+            self.bar_.set_postfix_str(f"loss {float(net.loss_sum_) / net.n_seen_:.3f}")
             self.shown_at_ = time.monotonic()
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:

@@ -10,17 +10,20 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["SwiftDropout", "draw_kept", "rescale"]
+__all__ = ["HIGHEST", "SwiftDropout", "draw_kept", "rescale"]
 
 # 16 bits an entry: the share that is dropped is `p` to within 1e-5.
 LEVELS = 2**16
+
+# Above, the few entries that stay would not be as many as they should.
+HIGHEST = 0.99
 
 
 class SwiftDropout(nn.Dropout):
     """`torch.nn.Dropout` with other random numbers; on other devices than the CPU the same."""
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        if not self.training or not 0 < self.p < 1 or hidden.device.type != "cpu":
+        if not self.training or not 0 < self.p <= HIGHEST or hidden.device.type != "cpu":
             return super().forward(hidden)
         dropped: torch.Tensor = _Drop.apply(hidden, self.p)
         return dropped
@@ -44,7 +47,8 @@ class _Drop(torch.autograd.Function):
 def draw_kept(shape: torch.Size, p: float) -> torch.Tensor:
     """Which entries stay, each with probability 1 - `p`; bool, drawn from torch's generator."""
     n_entries = shape.numel()
-    bits = torch.empty(-(-n_entries // 4), dtype=torch.int64).random_(-(2**63), None)
+    bits = torch.empty(-(-n_entries // 4), dtype=torch.int64, device="cpu")
+    bits.random_(-(2**63), None)
     levels = bits.view(torch.int16)[:n_entries].view(shape)
     return levels >= round(p * LEVELS) - LEVELS // 2
 

@@ -52,13 +52,14 @@ class HeldOut:
         """What the history says of answers; scorers see the attributes `fitted`."""
         self.judge.meet(fitted)
         found = []
-        for logits in answers:
+        moments = ("before training", "after the training of the cross-validation")
+        for moment, logits in zip(moments, answers, strict=False):
             loss, temperature = self.measure(logits)
-            # Before training: what is not finite later, the trainings notice themselves.
             if not np.isfinite(loss):
                 raise TrainingDivergedError(
-                    f"The validation loss is {loss} before training. The pretrained model gives "
-                    "answers that are not finite: try precision='float32', or another model."
+                    f"The validation loss is {loss} {moment}, because the model gives answers "
+                    "that are not finite. Try precision='float32', a lower learning_rate, or "
+                    "another model."
                 )
             score = self.judge.score(logits, loss, temperature)
             found.append({"valid_loss": loss, "valid_score": score, "temperature": temperature})

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._batching import Budget, Padding, pad, sorted_batches
-from sklearn_transformers._device import autocast, out_of_memory, to_device
+from sklearn_transformers._device import autocast, is_out_of_memory, out_of_memory, to_device
 from sklearn_transformers._encoded import EncodedTexts
 from sklearn_transformers._process import refuse_fork
 from sklearn_transformers._tokenization import encode
@@ -43,10 +43,10 @@ def answer(
     -------
     outputs : ndarray of shape (n_texts, n_outputs), float32
     """
-    parts = []
+    parts, budget = [], Budget()
     for start in range(0, len(texts), CHUNK):
         tokens = encode(tokenizer, texts[start : start + CHUNK], padding.longest)
-        parts.append(run(forward, tokens, padding, device))
+        parts.append(run(forward, tokens, padding, device, budget=budget))
     return np.concatenate(parts)
 
 
@@ -57,6 +57,7 @@ def run(
     device: str,
     *,
     precision: str = "float32",
+    budget: Budget | None = None,
     observe: Callable[[np.ndarray, torch.Tensor], None] | None = None,
 ) -> np.ndarray:
     """Send every text through `forward`, equal ones once; answers in the order of `texts`.
@@ -71,6 +72,8 @@ def run(
     device : str
     precision : str, default="float32"
         Number format of the forward pass.
+    budget : Budget, default=None
+        How much goes through the model at once; shrinks where memory runs out.
     observe : callable, default=None
         Called after each batch with the rows that it answers and their outputs.
 
@@ -81,7 +84,8 @@ def run(
     if device.startswith("cuda"):
         refuse_fork()
     rows, twins = texts.distinct()
-    batches, outputs, budget = [], [], Budget()
+    batches, outputs = [], []
+    budget = Budget() if budget is None else budget
     # The caller may stand inside an autocast block: it makes no difference to the answers.
     with torch.inference_mode(), autocast(device, precision):
         for batch in sorted_batches(texts.lengths, rows, padding, budget):
@@ -105,17 +109,19 @@ def _read(
     device: str,
     budget: Budget,
 ) -> torch.Tensor:
-    """The outputs of one batch, in halves where memory does not suffice for all."""
+    """The outputs of one batch, in parts where memory does not suffice for all."""
     input_ids, mask = pad(texts, rows, padding)
     try:
         return forward(to_device(input_ids, device), to_device(mask, device))
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         if len(rows) == 1:
             raise out_of_memory(mask.shape[1]) from error
     # Out here nothing holds on to what was computed so far.
     budget.halve(*mask.shape)
-    halves = np.array_split(rows, 2)
-    return torch.cat([_read(forward, texts, h, padding, device, budget) for h in halves])
+    parts = sorted_batches(texts.lengths, rows, padding, budget)
+    return torch.cat([_read(forward, texts, part, padding, device, budget) for part in parts])
 
 
 def _with_twins(

@@ -13,7 +13,7 @@ from torch import nn
 
 from sklearn_transformers._batching import pad, sorted_batches, training_steps
 from sklearn_transformers._data import LabelledTexts
-from sklearn_transformers._device import autocast, out_of_memory, to_device
+from sklearn_transformers._device import autocast, is_out_of_memory, out_of_memory, to_device
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier, parameter_groups
 from sklearn_transformers._recipe import Recipe
@@ -95,7 +95,7 @@ class FineTuningNet(NeuralNetClassifier):
 
     def train(self, train: LabelledTexts, valid: LabelledTexts | None) -> "FineTuningNet":
         """Run all epochs. Unlike skorch's `fit`, lets Ctrl-C through to the caller."""
-        token_ids = np.union1d(train.texts.ids, self.recipe.padding.pad_id)
+        token_ids = np.unique(train.texts.ids)
         with training_form(
             self.module,
             self.module.backbone,
@@ -155,9 +155,9 @@ class FineTuningNet(NeuralNetClassifier):
         if not any(weight.requires_grad for weight in self.module_.parameters()):
             raise ValueError("callbacks froze every weight: nothing is left to train.")
         # Summed on the device: `.item()` would wait for the GPU every step.
-        self.loss_sum_ = torch.zeros((), device=self.device)
+        self.loss_sum_, self.n_seen_ = torch.zeros((), device=self.device), 0
         for step in training_steps(lengths, self.recipe.batch_size, self.rng):
-            self.loss_sum_ += self._add_up_gradients(data, step) * len(step)
+            self._add_up_gradients(data, step)
             self._update_weights()
         loss = float(self.loss_sum_) / len(data)
         self.train_seconds_ = seconds = time.perf_counter() - start
@@ -167,29 +167,34 @@ class FineTuningNet(NeuralNetClassifier):
         self.history.record("examples_per_second", len(data) / seconds)
         self.history.record("tokens_per_second", int(lengths.sum()) / seconds)
 
-    def _add_up_gradients(self, data: LabelledTexts, step: np.ndarray) -> torch.Tensor:
-        """Gradients of one step, in micro-batches that the memory bears; its loss."""
+    def _add_up_gradients(self, data: LabelledTexts, step: np.ndarray) -> None:
+        """Gradients of one step, in micro-batches that the memory bears."""
         padding, budget = self.recipe.padding, self.recipe.budget
-        loss = torch.zeros((), device=self.device)
+        before = self.loss_sum_, self.n_seen_, len(self.history[-1, "batches"])
         for rows in sorted_batches(data.texts.lengths, step, padding, budget):
             batch = self._batch(data, rows, len(step))
             self.notify("on_batch_begin", batch=batch, training=True)
             self.history.record_batch("train_batch_size", len(rows))
-            width = batch[0]["input_ids"].shape[1]
+            shape = batch[0]["input_ids"].shape
             try:
                 result = self.train_step_single(batch)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 if len(rows) == 1:
-                    raise out_of_memory(width) from error
+                    raise out_of_memory(shape[1]) from error
                 break
-            loss += result["loss"]
+            self.loss_sum_ = self.loss_sum_ + result["loss"] * len(step)
+            self.n_seen_ += len(rows)
             self.notify("on_batch_end", batch=batch, training=True, **result)
         else:
-            return loss
+            return
         # Some gradients may have been added already: the whole step is made again.
         self.optimizer_.zero_grad(set_to_none=True)
-        budget.halve(len(rows), width)
-        return self._add_up_gradients(data, step)
+        self.loss_sum_, self.n_seen_, n_batches = before
+        del self.history[-1]["batches"][n_batches:]
+        budget.halve(*shape)
+        self._add_up_gradients(data, step)
 
     def _batch(self, data: LabelledTexts, rows: np.ndarray, step_size: int) -> Batch:
         """One micro-batch; its weights make the losses of a step's micro-batches add up."""
@@ -237,7 +242,12 @@ class FineTuningNet(NeuralNetClassifier):
 
         assert self.measure is not None
         self.valid_logits_ = run(
-            self.module_, data.texts, self.recipe.padding, self.recipe.device, observe=observe
+            self.module_,
+            data.texts,
+            self.recipe.padding,
+            self.recipe.device,
+            budget=self.recipe.budget,
+            observe=observe,
         )
         loss, self.temperature_ = self.measure(self.valid_logits_)
         self._check_finite("validation loss", loss)

@@ -36,7 +36,7 @@ def training_form(
     backbone : transformers.PreTrainedModel
         The part of it that reads tokens.
     token_ids : ndarray of shape (n_tokens,)
-        Every token that is read in training mode, each once.
+        The tokens of the training texts, each once.
     gradient_checkpointing : bool, default=False
         Keep each layer's input only, and compute the rest again for the gradient.
     """

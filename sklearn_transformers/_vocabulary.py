@@ -27,15 +27,17 @@ def compact_vocabulary(backbone: nn.Module, token_ids: np.ndarray) -> Iterator[N
     backbone : transformers.PreTrainedModel
         Left as it is where its embeddings are not a plain table of its own.
     token_ids : ndarray of shape (n_tokens,)
-        Every token that is read in training mode, each once.
+        The tokens of the training texts, each once.
     """
     table = _plain_table(backbone)
     if table is None:
         yield
         return
     whole = table.weight
+    # The padding's embedding is not trained.
+    token_ids = token_ids[token_ids != (-1 if table.padding_idx is None else table.padding_idx)]
     rows = torch.from_numpy(token_ids.astype(np.int64)).to(whole.device)
-    numbers = torch.full((len(whole),), -1, device=whole.device)  # -1 raises where it is looked up
+    numbers = torch.full((len(whole),), -1, device=whole.device)
     numbers[rows] = torch.arange(len(rows), device=whole.device)
     table.__class__ = _CompactEmbedding
     table.whole, table.rows, table.numbers = whole.detach(), rows, numbers
@@ -69,26 +71,17 @@ def _plain_table(backbone: nn.Module) -> Any:
 
 
 class _CompactEmbedding(nn.Embedding):
-    """Trains some rows of the table `whole`; in evaluation mode it knows all of them."""
+    """Trains some rows of the table `whole`, and takes the others from there."""
 
     whole: torch.Tensor
     rows: torch.Tensor
     numbers: torch.Tensor
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return nn.functional.embedding(input_ids, self.whole)
-        embedded = nn.functional.embedding(self.numbers[input_ids], self.weight)
-        if self.padding_idx is not None:  # its embedding is not trained
-            embedded = torch.where(
-                (input_ids == self.padding_idx)[..., None], embedded.detach(), embedded
-            )
-        return embedded
-
-    def train(self, mode: bool = True) -> "_CompactEmbedding":
-        if not mode:
-            self.write_back()
-        return super().train(mode)
+        numbers = self.numbers[input_ids]
+        trained = nn.functional.embedding(numbers.clamp(min=0), self.weight)
+        others = nn.functional.embedding(input_ids, self.whole)
+        return torch.where((numbers >= 0)[..., None], trained, others)
 
     def write_back(self) -> None:
         """Bring the whole table up to date."""
@@ -102,6 +95,11 @@ class _CompactEmbedding(nn.Embedding):
         destination[f"{prefix}weight"] = self.whole.clone()
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
-        with torch.no_grad():
-            self.whole.copy_(state_dict[f"{prefix}weight"])
-            self.weight.copy_(self.whole[self.rows])
+        _, strict, missing_keys, *_ = others
+        name = f"{prefix}weight"
+        if name in state_dict:
+            with torch.no_grad():
+                self.whole.copy_(state_dict[name])
+                self.weight.copy_(self.whole[self.rows])
+        elif strict:
+            missing_keys.append(name)

@@ -113,6 +113,8 @@ def test_out_of_memory__predict__answers_in_smaller_batches(make, three_classes,
         scarce = clf.predict_proba(mixed)
     assert len(caught) == 1
     np.testing.assert_allclose(scarce, expected, rtol=0, atol=1e-5)
-    assert max(sizes[-3:]) <= 20
+    # Halved until it fits, and again only where shorter texts make more rows of as many tokens.
+    assert sum(size > 20 for size in sizes) < 12
+    assert sum(size for size in sizes if size <= 20) == len(set(mixed))
     hook.remove()
     np.testing.assert_allclose(clf.predict_proba(mixed), expected, rtol=0, atol=1e-5)

@@ -56,7 +56,8 @@ def test_step__gradient__equals_plain_autograd_over_single_texts(make, three_cla
     expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     # The embeddings of tokens that no text has are not trained: their gradient is zero anyway.
     (table,) = (name for name in expected if name.endswith("word_embeddings.weight"))
-    ids = np.unique(np.concatenate([*tokenizer(X)["input_ids"], [tokenizer.pad_token_id]]))
+    ids = np.unique(np.concatenate(tokenizer(X)["input_ids"]))
+    ids = ids[ids != model.backbone.get_input_embeddings().padding_idx]
     assert not np.delete(expected[table].numpy(), ids, axis=0).any()
     expected[table] = expected[table][ids]
     assert_close(gradients, expected)
@@ -198,35 +199,63 @@ def test_fit__ctrl_c__reaches_the_caller_and_leaves_unfitted(make, binary):
 class Scarce(Callback):
     """Lets the backbone run out of memory above a number of rows, as a small GPU would."""
 
-    def __init__(self, most_rows):
+    def __init__(self, most_rows, said="CUDA out of memory."):
         self.most_rows = most_rows
+        self.said = said
 
     def on_train_begin(self, net, **kwargs):
-        self.sizes = []
+        self.sizes, self.n_failed, self.losses = [], 0, []
         net.module_.backbone.register_forward_pre_hook(self.read, with_kwargs=True)
 
     def read(self, module, args, kwargs):
-        n_rows = len(kwargs["input_ids"])
-        self.sizes.append(n_rows)
-        if n_rows > self.most_rows:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+        self.sizes.append(len(kwargs["input_ids"]))
+        if self.sizes[-1] > self.most_rows:
+            self.n_failed += 1
+            raise (torch.OutOfMemoryError if "CUDA" in self.said else RuntimeError)(self.said)
+
+    def on_epoch_end(self, net, **kwargs):
+        batches = net.history[-1, "batches"]
+        self.n_recorded = sum(batch["train_batch_size"] for batch in batches)
+        assert net.n_seen_ == self.n_recorded
 
 
+@pytest.mark.parametrize("said", ["CUDA out of memory.", "[enforce fail] can't allocate memory"])
 def test_out_of_memory__step__is_repeated_in_smaller_parts_with_the_same_gradients(
-    make, three_classes
+    make, three_classes, said
 ):
     X, y = three_classes
-    whole, _ = gradients_of(make, X, y)
-    scarce, gradients = Scarce(50), Gradients()
-    parameters = FULL_BATCH | {"max_epochs": 2}
+    whole, plain = gradients_of(make, X, y)
+    scarce, gradients = Scarce(50, said), Gradients()
     with pytest.warns(UserWarning, match="Memory ran out with 240 texts of") as caught:
-        clf = make(callbacks=[scarce, gradients], **parameters).fit(X, y)
+        clf = make(callbacks=[scarce, gradients], **(FULL_BATCH | {"max_epochs": 2})).fit(X, y)
     assert_close(gradients.gradients, whole)
     assert sum("Memory ran out" in str(w.message) for w in caught) == 1
+    assert scarce.n_recorded == 240
     # Once found, the size is kept: only the first epoch runs out.
     last_failure = max(i for i, size in enumerate(scarce.sizes) if size > 50)
     assert sum(scarce.sizes[last_failure + 1 :]) >= 240 + len(X)
-    assert np.isfinite(clf.history_[1]["train_loss"])
+    assert clf.history_[1]["train_loss"] == pytest.approx(plain.history_[1]["train_loss"])
+
+
+def test_out_of_memory__in_the_midst_of_a_step__counts_no_gradient_twice(
+    make, three_classes, monkeypatch
+):
+    X, y = three_classes
+    whole, plain = gradients_of(make, X, y)
+    monkeypatch.setattr(_batching, "TOKEN_BUDGET", 1000)
+    scarce, gradients = Scarce(1000), Gradients()
+
+    def fail_once_in_the_third(module, args, kwargs):
+        scarce.sizes.append(0)
+        if len(scarce.sizes) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    scarce.read = fail_once_in_the_third
+    with pytest.warns(UserWarning, match="Memory ran out"):
+        clf = make(callbacks=[scarce, gradients], **FULL_BATCH).fit(X, y)
+    assert_close(gradients.gradients, whole)
+    assert clf.history_[1]["train_loss"] == pytest.approx(plain.history_[1]["train_loss"])
+    assert scarce.n_recorded == 240
 
 
 def test_out_of_memory__single_text__says_what_to_do(make, binary):

@@ -228,6 +228,13 @@ def test_cross_fit__start_better_than_the_end__trains_nothing(make, monkeypatch,
     assert (clf.temperature_ != 1) == calibrate
 
 
+def test_cross_fit__end_worse_but_not_clearly__trains(make, monkeypatch):
+    X, y = toy_texts(60)
+    scripted(monkeypatch, [9, 8])
+    monkeypatch.setattr(HeldOut, "clearly_better", lambda self, *_: False)
+    assert few(make).fit(X, y).best_epoch_ == 4
+
+
 def test_cross_fit__other_callbacks_stop_earlier__keeps_what_was_reached(make, monkeypatch):
     from sklearn_transformers import _fitting
 
@@ -252,6 +259,8 @@ def test_cross_fit__answers__are_of_models_that_never_saw_the_row(make, monkeypa
     class Looking(_cross_fit.FineTuningNet):
         def train(self, train, valid):
             trained.append(set(texts_of(train.texts)))
+            # As many steps as all 60 rows make in batches of 32.
+            assert self.recipe.n_steps(len(train)) == 4 * 2
             return super().train(train, valid)
 
     def looking(forward, texts, *others, **named):

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel, GPT2Config, GPT2Model, LlamaConfig, LlamaModel
+from transformers import (
+    AutoModel,
+    FalconConfig,
+    FalconModel,
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    LlamaModel,
+)
 
 from sklearn_transformers import _attention
 from sklearn_transformers._attention import attend, swift_attention
@@ -72,10 +80,14 @@ def test_dropout__same_seed__same_entries_and_another_seed_others():
     assert not torch.equal(drop(1), drop(2))
 
 
-@pytest.mark.parametrize("p", [0.0, 1.0])
+@pytest.mark.parametrize("p", [0.0, 0.999999, 1.0])
 def test_dropout__of_nothing_or_all__is_torchs(p):
     hidden = draw(5, 8)
-    assert torch.equal(SwiftDropout(p).train()(hidden), nn.Dropout(p).train()(hidden))
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        ours = SwiftDropout(p).train()(hidden)
+        torch.manual_seed(0)
+        assert torch.equal(ours, nn.Dropout(p).train()(hidden))
     assert torch.equal(SwiftDropout(p).eval()(hidden), hidden)
 
 
@@ -173,8 +185,38 @@ def test_swift_attention__almost_no_dropout__answers_as_torch(family, n_padding,
     )
     with swift_attention(family):
         answer = family(input_ids=ids, attention_mask=mask).last_hidden_state
-    assert len(used) == (0 if family.config.model_type == "llama" else 2)  # shares its keys
+    assert len(used) == 2
     torch.testing.assert_close(answer[mask == 1], expected[mask == 1], rtol=1e-5, atol=1e-5)
+
+
+def test_swift_attention__model_that_asks_for_its_name__keeps_its_own():
+    """Falcon compares the name with "sdpa", and would take another for eager attention."""
+    config = FalconConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    falcon = FalconModel(config).eval()
+    ids = torch.arange(18).reshape(2, 9)
+    expected = falcon(input_ids=ids).last_hidden_state
+    with swift_attention(falcon):
+        assert falcon.config._attn_implementation == "sdpa"
+        torch.testing.assert_close(falcon(input_ids=ids).last_hidden_state, expected)
+
+
+@pytest.mark.usefixtures("seeded")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_swift_attention__rotary_model_under_autocast__trains(dtype):
+    llama = copy.deepcopy(FAMILIES["llama"]).train()
+    ids = torch.arange(18).reshape(2, 9)
+    with swift_attention(llama), torch.autocast("cpu", dtype=dtype):
+        hidden = llama(input_ids=ids).last_hidden_state
+    hidden.float().sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in llama.parameters())
+
+
+def test_attend__values_of_another_width__keep_it():
+    query, key = draw(2, 3, 5, 8).requires_grad_(), draw(2, 3, 5, 8)
+    value = draw(2, 3, 5, 6).requires_grad_()
+    hidden = attend(query, key, value, None, 0.3, 0.1)
+    hidden.sum().backward()
+    assert hidden.shape == value.grad.shape == (2, 3, 5, 6)
 
 
 def test_swift_attention__over__the_configuration_is_what_it_was(backbone):
@@ -213,7 +255,8 @@ def test_compact_vocabulary__training__is_that_of_the_whole_table(backbone, weig
     expected = train_steps(whole, weight_decay)
     occurring = np.unique(IDS)
     with compact_vocabulary(compact, occurring):
-        assert compact.get_input_embeddings().weight.shape == (len(occurring), 32)
+        # The configuration says that token 0 pads: its embedding is not trained.
+        assert compact.get_input_embeddings().weight.shape == (len(occurring) - 1, 32)
         assert train_steps(compact, weight_decay) == pytest.approx(expected, abs=1e-6)
     for (name, one), two in zip(compact.named_parameters(), whole.parameters(), strict=True):
         if one is not compact.get_input_embeddings().weight:
@@ -238,9 +281,20 @@ def test_compact_vocabulary__evaluation__knows_every_token_and_the_trained_ones_
     assert torch.equal(inside, backbone(input_ids=everything).last_hidden_state)
 
 
-def test_compact_vocabulary__token_that_was_not_announced__is_an_error(backbone):
-    with compact_vocabulary(backbone, np.array([0, 1, 2])), pytest.raises(IndexError):
-        backbone.train()(input_ids=IDS)
+def test_compact_vocabulary__token_that_was_not_announced__is_read_and_not_trained(backbone):
+    expected = backbone.eval()(input_ids=IDS).last_hidden_state
+    with compact_vocabulary(backbone, np.array([2, 7])):
+        answer = backbone(input_ids=IDS).last_hidden_state
+        answer.sum().backward()
+        assert backbone.get_input_embeddings().weight.grad.shape == (2, 32)
+    assert torch.equal(answer, expected)
+
+
+def test_compact_vocabulary__weights_changed_in_evaluation_mode__count_at_once(backbone):
+    with compact_vocabulary(backbone, np.unique(IDS)), torch.no_grad():
+        before = backbone.eval()(input_ids=IDS).last_hidden_state
+        backbone.get_input_embeddings().weight.mul_(2)
+        assert not torch.equal(backbone(input_ids=IDS).last_hidden_state, before)
 
 
 @pytest.mark.usefixtures("seeded")
@@ -255,6 +309,9 @@ def test_compact_vocabulary__state__is_saved_and_loaded_whole(backbone):
         for name, weight in backbone.state_dict().items():
             assert torch.equal(weight, start[name])
         backbone.load_state_dict(trained)
+        backbone.load_state_dict({}, strict=False)
+        with pytest.raises(RuntimeError, match="Missing key"):
+            backbone.load_state_dict({})
     for name, weight in backbone.state_dict().items():
         assert torch.equal(weight, trained[name])
 
@@ -282,6 +339,8 @@ def test_training_form__over__every_module_is_torchs_again(backbone):
     def fail():
         with training_form(backbone, backbone, np.array([1])):
             assert any(type(module) is SwiftDropout for module in backbone.modules())
+            assert backbone.config._attn_implementation == "sklearn_transformers"
+            assert len(backbone.get_input_embeddings().weight) == 1
             assert [name for name, _ in backbone.named_parameters()] == names
             raise KeyError
 
