@@ -207,7 +207,7 @@ def test_multi_label__topics_of_a_text__are_found(learner, compose, sparse):
     names = {"bad": {"low"}, "good": {"high"}, "plain": {"low", "high"}}
     Y = binarizer.fit_transform([names[label] for label in y])
     Y_test = binarizer.transform([names[label] for label in y_test])
-    learner.set_params(random_state=1)  # one tiny model in eight learns nothing, as with 0
+    learner.set_params(random_state=1)  # now and then such a tiny model learns nothing
     found = compose(learner).fit(X, Y).predict(X_test)
     found, Y_test = (M.toarray() if hasattr(M, "toarray") else M for M in (found, Y_test))
     assert (found == Y_test).mean(axis=0).min() > 0.8
