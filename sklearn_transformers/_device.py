@@ -12,9 +12,8 @@ from sklearn_transformers._process import refuse_fork, worker_number
 
 __all__ = [
     "autocast",
+    "check_out_of_memory",
     "draw_seed",
-    "is_out_of_memory",
-    "out_of_memory",
     "own_grad_mode",
     "present_device",
     "resolve_device",
@@ -119,18 +118,19 @@ def to_device(array: np.ndarray, device: str) -> torch.Tensor:
     return tensor.to(device)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out: CUDA has a class of error for that, others only say so."""
+def check_out_of_memory(error: RuntimeError, n_texts: int, n_tokens: int) -> None:
+    """Raise the error, unless memory ran out and there are texts left to divide.
+
+    CUDA has a class of error for that, others only say so.
+    """
     said = "out of memory" in str(error) or "can't allocate memory" in str(error)
-    return said or isinstance(error, torch.OutOfMemoryError)
-
-
-def out_of_memory(n_tokens: int) -> torch.OutOfMemoryError:
-    """What to raise when there is nothing left to halve."""
-    return torch.OutOfMemoryError(
-        f"Memory does not suffice for a single text of {n_tokens} tokens. Lower max_length, set "
-        "gradient_checkpointing=True, or take a smaller model or another device."
-    )
+    if not (said or isinstance(error, torch.OutOfMemoryError)):
+        raise error
+    if n_texts == 1:
+        raise torch.OutOfMemoryError(
+            f"Memory does not suffice for a single text of {n_tokens} tokens. Lower max_length, "
+            "set gradient_checkpointing=True, or take a smaller model or another device."
+        ) from error
 
 
 def draw_seed(random_state: Any) -> int:

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._batching import Budget, Padding, pad, sorted_batches
-from sklearn_transformers._device import autocast, is_out_of_memory, out_of_memory, to_device
+from sklearn_transformers._device import autocast, check_out_of_memory, to_device
 from sklearn_transformers._encoded import EncodedTexts
 from sklearn_transformers._process import refuse_fork
 from sklearn_transformers._tokenization import encode
@@ -114,10 +114,7 @@ def _read(
     try:
         return forward(to_device(input_ids, device), to_device(mask, device))
     except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(rows) == 1:
-            raise out_of_memory(mask.shape[1]) from error
+        check_out_of_memory(error, *mask.shape)
     # Out here nothing holds on to what was computed so far.
     budget.halve(*mask.shape)
     parts = sorted_batches(texts.lengths, rows, padding, budget)

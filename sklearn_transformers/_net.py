@@ -13,7 +13,7 @@ from torch import nn
 
 from sklearn_transformers._batching import pad, sorted_batches, training_steps
 from sklearn_transformers._data import LabelledTexts
-from sklearn_transformers._device import autocast, is_out_of_memory, out_of_memory, to_device
+from sklearn_transformers._device import autocast, check_out_of_memory, to_device
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier, parameter_groups
 from sklearn_transformers._recipe import Recipe
@@ -179,10 +179,7 @@ class FineTuningNet(NeuralNetClassifier):
             try:
                 result = self.train_step_single(batch)
             except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                if len(rows) == 1:
-                    raise out_of_memory(shape[1]) from error
+                check_out_of_memory(error, *shape)
                 break
             self.loss_sum_ = self.loss_sum_ + result["loss"] * len(step)
             self.n_seen_ += len(rows)
