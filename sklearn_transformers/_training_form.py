@@ -52,11 +52,14 @@ def training_form(
 @contextmanager
 def _checkpointed_layers(backbone: PreTrainedModel) -> Iterator[None]:
     """Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost"."""
-    backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    # Later releases of transformers 5 call it by a new name, and warn of the old one.
+    renamed = hasattr(backbone, "activation_checkpointing_enable")
+    name = "activation_checkpointing" if renamed else "gradient_checkpointing"
+    getattr(backbone, f"{name}_enable")({"use_reentrant": False})
     try:
         yield
     finally:
-        backbone.gradient_checkpointing_disable()
+        getattr(backbone, f"{name}_disable")()
 
 
 @contextmanager
