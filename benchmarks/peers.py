@@ -1,0 +1,238 @@
+"""What the speed and memory benchmarks share: texts, the peers, and the machine's limit.
+
+A contestant is a function (job) -> predict, which trains and returns what answers texts. All of
+them start from the texts, load the bundled encoder, train the same rows for the same epochs in
+steps of the same number of texts, and cut texts at the same length.
+"""
+
+import os
+import platform
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from sklearn_transformers._checkpoint import BUNDLED_NAME, find_checkpoint
+from sklearn_transformers._device import resolve_precision
+
+LIBRARIES = ("torch", "transformers", "scikit-learn", "skorch", "sentence-transformers", "numpy")
+
+
+@dataclass
+class Job:
+    """The work that is the same for all."""
+
+    X: np.ndarray
+    y: np.ndarray
+    X_test: np.ndarray
+    y_test: np.ndarray
+    epochs: int
+    batch_size: int
+    max_length: int
+    folder: str = field(default_factory=lambda: str(find_checkpoint(BUNDLED_NAME)))
+
+    @property
+    def codes(self):
+        return np.unique(self.y, return_inverse=True)[1]
+
+    @property
+    def n_classes(self):
+        return len(np.unique(self.y))
+
+    def n_tokens(self, texts):
+        """Tokens without padding: what a model has to read at least."""
+        return sum(map(len, tokens(self, texts)))
+
+
+def read(folder, n_train, n_test):
+    """Random rows of both parts, those of the test part of classes that were drawn only."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for part, n_rows in (("train", n_train), ("test", n_test)):
+        lines = Path(folder, f"{part}.tsv").read_text(encoding="utf-8").splitlines()
+        rows = [lines[i].split("\t")[:2] for i in rng.permutation(len(lines))[:n_rows]]
+        labels, texts = map(np.array, zip(*rows, strict=True))
+        parts.append((texts, labels))
+    (X, y), (X_test, y_test) = parts
+    known = np.isin(y_test, y)
+    return X, y, X_test[known], y_test[known]
+
+
+def tokens(job, texts):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(job.folder)
+    return tokenizer(list(map(str, texts)), truncation=True, max_length=job.max_length)["input_ids"]
+
+
+# --- contestants -----------------------------------------------------------------------------
+
+
+def ours(job):
+    """`TransformerTextClassifier`; the recipe is fixed, so that the work is the same."""
+    from sklearn_transformers import TransformerTextClassifier, clear_cache
+
+    clear_cache()
+    clf = TransformerTextClassifier(
+        max_length=job.max_length,
+        max_epochs=job.epochs,
+        batch_size=job.batch_size,
+        early_stopping=False,
+        head_init="random",
+        random_state=0,
+        verbose=0,
+    ).fit(job.X, job.codes)
+    return clf.predict
+
+
+def skorch(job):
+    """The recipe of skorch's documentation: float32, all texts padded to the longest allowed."""
+    from sklearn.pipeline import make_pipeline
+    from skorch import NeuralNetClassifier
+    from skorch.hf import HuggingfacePretrainedTokenizer
+
+    torch.manual_seed(0)
+    net = NeuralNetClassifier(
+        SequenceClassifier,
+        module__folder=job.folder,
+        module__n_classes=job.n_classes,
+        criterion=nn.CrossEntropyLoss,
+        optimizer=torch.optim.AdamW,
+        lr=5e-5,
+        max_epochs=job.epochs,
+        batch_size=job.batch_size,
+        iterator_train__shuffle=True,
+        train_split=None,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        verbose=0,
+    )
+    tokenizer = HuggingfacePretrainedTokenizer(job.folder, max_length=job.max_length)
+    return make_pipeline(tokenizer, net).fit(job.X, job.codes).predict
+
+
+def trainer(job):
+    """`transformers.Trainer` with its defaults: float32, random batches, each padded."""
+    return _trainer(job)
+
+
+def trainer_tuned(job):
+    """`transformers.Trainer` with bfloat16 and batches of similar length."""
+    sampling = "group_by_length"
+    return _trainer(job, bf16=has_bfloat16(), train_sampling_strategy=sampling)
+
+
+def _trainer(job, **settings):
+    from transformers import (
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        PrinterCallback,
+        Trainer,
+        TrainingArguments,
+    )
+
+    scratch = tempfile.TemporaryDirectory()
+    arguments = TrainingArguments(
+        scratch.name,
+        num_train_epochs=job.epochs,
+        per_device_train_batch_size=job.batch_size,
+        per_device_eval_batch_size=32,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        log_level="error",
+        seed=0,
+        **settings,
+    )
+    loop = Trainer(
+        sequence_classifier(job),
+        arguments,
+        train_dataset=_rows(job, job.X, job.codes),
+        data_collator=DataCollatorWithPadding(AutoTokenizer.from_pretrained(job.folder)),
+    )
+    loop.remove_callback(PrinterCallback)
+    loop.train()
+
+    def predict(texts):
+        # With batches of similar length, the answers would come in their order.
+        loop.args.train_sampling_strategy = "random"
+        assert scratch is not None  # lives as long as the loop
+        return loop.predict(_rows(job, texts)).predictions.argmax(axis=1)
+
+    return predict
+
+
+def _rows(job, texts, codes=None):
+    codes = np.zeros(len(texts), int) if codes is None else codes
+    ids = tokens(job, texts)
+    return [{"input_ids": row, "labels": int(c)} for row, c in zip(ids, codes, strict=True)]
+
+
+class SequenceClassifier(nn.Module):
+    """The module of skorch's recipe."""
+
+    def __init__(self, folder, n_classes):
+        super().__init__()
+        from transformers import AutoModelForSequenceClassification
+
+        self.model = AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=n_classes, dtype=torch.float32
+        )
+
+    def forward(self, **inputs):
+        return self.model(**inputs).logits
+
+
+def sequence_classifier(job):
+    torch.manual_seed(0)
+    return SequenceClassifier(job.folder, job.n_classes).model
+
+
+# --- the machine -----------------------------------------------------------------------------
+
+
+def has_bfloat16():
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return resolve_precision("auto", device) == "bfloat16"
+
+
+def matrix_peak(precision):
+    """FLOP/s of the best of some products of square matrices."""
+    best = 0.0
+    for size in (512, 1024, 2048):
+        left, right = (torch.randn(size, size).to(getattr(torch, precision)) for _ in range(2))
+        seconds = []
+        for _ in range(7):
+            start = time.perf_counter()
+            left @ right
+            seconds.append(time.perf_counter() - start)
+        best = max(best, 2 * size**3 / statistics.median(seconds[2:]))
+    return best
+
+
+def n_layer_weights(job):
+    """Weights of the encoder's matrices: each token costs twice as many operations a pass."""
+    encoder = sequence_classifier(job).base_model.encoder
+    return sum(weight.numel() for weight in encoder.parameters() if weight.ndim == 2)
+
+
+def machine():
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **found,
+    }
