@@ -3,6 +3,7 @@ import pytest
 import torch
 from conftest import toy_texts
 from skorch.callbacks import Callback
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sklearn_transformers import TrainingDivergedError, _batching
 
@@ -296,3 +297,35 @@ def test_gradient_checkpointing__model_that_cannot__is_refused_by_name(make, bin
     monkeypatch.setattr("transformers.BertModel.supports_gradient_checkpointing", False)
     with pytest.raises(ValueError, match="gradient_checkpointing=True, but BertModel does not"):
         make(gradient_checkpointing=True).fit(*binary)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which a host waits until a GPU has answered."""
+
+    WAIT = (
+        torch.ops.aten._local_scalar_dense.default,
+        torch.ops.aten.nonzero.default,
+        torch.ops.aten.masked_select.default,
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += func in self.WAIT
+        return func(*args, **(kwargs or {}))
+
+
+def test_training__host__waits_once_an_epoch_however_many_steps(make, three_classes, monkeypatch):
+    # transformers itself looks whether a mask masks anything, once a forward pass.
+    name = "transformers.masking_utils._ignore_bidirectional_mask_sdpa"
+    monkeypatch.setattr(name, lambda *args, **kwargs: False, raising=False)
+    X, y = three_classes
+    counts = []
+    for batch_size in (len(X), len(X), 2):  # the first reads the checkpoint
+        clf = make(batch_size=batch_size, max_epochs=2, early_stopping=False, head_init="random")
+        with Waits() as waits:
+            clf.fit(X, y)
+        counts.append(waits.n)
+    assert counts[1:] == [2, 2]
