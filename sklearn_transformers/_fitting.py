@@ -218,7 +218,8 @@ def _begin(
         head, loss = start_head(model, texts, data, recipe, rng)
         notes |= {"train_loss": loss, "penalty": head.penalty, "head_seconds": clock.lap()}
     if held is not None and not held.folds:
-        logits = run(model, held.data.texts, recipe.padding, recipe.device)
+        precision = recipe.predict_precision
+        logits = run(model, held.data.texts, recipe.padding, recipe.device, precision=precision)
         answers = logits[None] / np.float32(1 if head is None else head.shrink)
         notes["valid_seconds"] = clock.lap()
     return head, answers

@@ -26,6 +26,8 @@ def answer(
     tokenizer: Tokenizer,
     padding: Padding,
     device: str,
+    *,
+    precision: str = "float32",
 ) -> np.ndarray:
     """Read any number of texts, some at a time: more texts need no more memory for tokens.
 
@@ -38,6 +40,8 @@ def answer(
     tokenizer : transformers.PreTrainedTokenizerBase
     padding : Padding
     device : str
+    precision : str, default="float32"
+        Number format of the forward pass.
 
     Returns
     -------
@@ -46,7 +50,7 @@ def answer(
     parts, budget = [], Budget()
     for start in range(0, len(texts), CHUNK):
         tokens = encode(tokenizer, texts[start : start + CHUNK], padding.longest)
-        parts.append(run(forward, tokens, padding, device, budget=budget))
+        parts.append(run(forward, tokens, padding, device, precision=precision, budget=budget))
     return np.concatenate(parts)
 
 

@@ -243,6 +243,7 @@ class FineTuningNet(NeuralNetClassifier):
             data.texts,
             self.recipe.padding,
             self.recipe.device,
+            precision=self.recipe.predict_precision,
             budget=self.recipe.budget,
             observe=observe,
         )

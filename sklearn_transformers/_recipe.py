@@ -41,6 +41,7 @@ class Recipe:
     calibrate: bool
     device: str
     precision: str
+    predict_precision: str
     padding: Padding
     # Shared by all trainings of a fit: what was too much once is too much again.
     budget: Budget = field(default_factory=Budget)

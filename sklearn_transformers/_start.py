@@ -12,6 +12,7 @@ from sklearn_transformers._batching import Padding
 from sklearn_transformers._calibration import cross_entropies
 from sklearn_transformers._callbacks import is_watched
 from sklearn_transformers._data import LabelledTexts
+from sklearn_transformers._device import resolve_precision
 from sklearn_transformers._head_start import HeadStart, fit_head
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier, head_dropout
@@ -114,6 +115,7 @@ def resolve_recipe(
         calibrate=bool(estimator.calibrate),
         device=device,
         precision=precision,
+        predict_precision=resolve_precision(estimator.predict_precision, device),
         padding=padding,
     )
 

@@ -248,6 +248,7 @@ BAD_PARAMETERS = {
     "class_weight": ["auto", 3],
     "device": ["gpu", 3],
     "precision": ["half", None],
+    "predict_precision": ["half", None],
     "callbacks": ["EarlyStopping", 3],
     "warm_start": ["yes", 2],
     "random_state": ["seed", -1.5],

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import ARCHITECTURES, encoded_texts, toy_texts
+from sklearn.metrics import log_loss
 
-from sklearn_transformers import _batching, _inference
+from sklearn_transformers import TransformerTextClassifier, _batching, _inference
 from sklearn_transformers._batching import Padding
 from sklearn_transformers._inference import run
 
@@ -118,3 +119,43 @@ def test_out_of_memory__predict__answers_in_smaller_batches(make, three_classes,
     assert sum(size for size in sizes if size <= 20) == len(set(mixed))
     hook.remove()
     np.testing.assert_allclose(clf.predict_proba(mixed), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_predict_precision__lower__is_what_the_model_runs_in(make, three_classes, precision):
+    X, y = three_classes
+    clf = make(max_epochs=4).fit(X, y)
+    expected = clf.predict_proba(X)
+    seen = []
+    layer = next(m for m in clf.model_.backbone.modules() if isinstance(m, torch.nn.Linear))
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    clf.set_params(predict_precision=precision)
+    answers = clf.predict_proba(X)
+    assert set(seen) == {getattr(torch, precision)}
+    assert 0 < abs(answers - expected).max() < 0.02
+    assert clf.transform(X).dtype == np.float32
+
+
+def test_predict_precision__lower__best_score_is_what_predictions_score(make, three_classes):
+    X, y = three_classes
+    clf = make(max_epochs=3, early_stopping=True, scoring="neg_log_loss", calibrate=False)
+    clf.set_params(predict_precision="bfloat16").fit(X[20:], y[20:], X_val=X[:20], y_val=y[:20])
+    loss = log_loss(y[:20], clf.predict_proba(X[:20]), labels=clf.classes_)
+    assert -clf.best_score_ == pytest.approx(loss, abs=1e-9)
+    clf.set_params(predict_precision="float32")
+    assert log_loss(y[:20], clf.predict_proba(X[:20]), labels=clf.classes_) != loss
+
+
+@pytest.mark.pretrained
+def test_predict_precision__bundled_encoder__says_the_same_but_for_ties():
+    rng = np.random.default_rng(0)
+    words = ["river", "engine", "violin", "harvest", "treaty", "glacier", "senate", "novel"]
+    X = [" ".join(rng.choice(words, rng.integers(2, 12))) for _ in range(300)]
+    y = [text.split()[0] < "m" for text in X]
+    clf = TransformerTextClassifier(max_epochs=2, early_stopping=False, random_state=0, verbose=0)
+    exact = clf.fit(X[:60], y[:60]).predict_proba(X)
+    rounded = clf.set_params(predict_precision="bfloat16").predict_proba(X)
+    assert abs(rounded - exact).max() < 0.02
+    moved = rounded.argmax(axis=1) != exact.argmax(axis=1)
+    assert moved.mean() < 0.01
+    assert abs(exact[:, 0] - 0.5)[moved].max(initial=0) < 0.02
