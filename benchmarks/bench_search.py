@@ -279,7 +279,7 @@ class Job:
         steps = [
             [
                 (*map(torch.from_numpy, pad(texts, rows, padding)), torch.from_numpy(codes[rows]))
-                for rows in sorted_batches(texts.lengths, step, padding, Budget())
+                for rows in sorted_batches(texts.lengths, step, padding, Budget.on("cpu"))
             ]
             for _ in range(self.epochs)
             for step in training_steps(texts.lengths, self.batch_size, rng)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,8 +11,10 @@ from sklearn_transformers._encoded import EncodedTexts
 __all__ = ["Budget", "Padding", "pad", "sorted_batches", "training_steps"]
 
 # Most tokens, padding included, that go through the model at once: bounds the memory for
-# activations whatever `batch_size` and the length of the texts.
-TOKEN_BUDGET = 16_384
+# activations whatever `batch_size` and the length of the texts. On the CPU, activations that stay
+# in the cache are up to two and a half times as quick (docs/benchmarks.md). The number of threads
+# must not matter: they would decide how gradients are added up.
+TOKEN_BUDGET, TOKEN_BUDGET_ON_CPU = 16_384, 1024
 
 # Optimiser steps that are sorted by length together. Longer windows save little more padding
 # and make the composition of the batches less random.
@@ -53,11 +55,16 @@ class Budget:
 
     Parameters
     ----------
-    tokens : int, default=16384
+    tokens : int
     """
 
-    tokens: int = field(default_factory=lambda: TOKEN_BUDGET)
+    tokens: int
     _warned: bool = False
+
+    @classmethod
+    def on(cls, device: str) -> "Budget":
+        """What suits the device, as long as memory suffices."""
+        return cls(TOKEN_BUDGET_ON_CPU if device.startswith("cpu") else TOKEN_BUDGET)
 
     def halve(self, n_rows: int, width: int) -> None:
         """Memory did not suffice for `n_rows` rows of `width` tokens: from now on, half of that."""

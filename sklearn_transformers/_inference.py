@@ -47,7 +47,7 @@ def answer(
     -------
     outputs : ndarray of shape (n_texts, n_outputs), float32
     """
-    parts, budget = [], Budget()
+    parts, budget = [], Budget.on(device)
     for start in range(0, len(texts), CHUNK):
         tokens = encode(tokenizer, texts[start : start + CHUNK], padding.longest)
         parts.append(run(forward, tokens, padding, device, precision=precision, budget=budget))
@@ -89,7 +89,7 @@ def run(
         refuse_fork()
     rows, twins = texts.distinct()
     batches, outputs = [], []
-    budget = Budget() if budget is None else budget
+    budget = Budget.on(device) if budget is None else budget
     # The caller may stand inside an autocast block: it makes no difference to the answers.
     with torch.inference_mode(), autocast(device, precision):
         for batch in sorted_batches(texts.lengths, rows, padding, budget):

@@ -1,6 +1,6 @@
 """The recipe of a training, and what "auto" becomes for the size of the model and of the data."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sklearn_transformers._batching import Budget, Padding
 
@@ -44,7 +44,7 @@ class Recipe:
     predict_precision: str
     padding: Padding
     # Shared by all trainings of a fit: what was too much once is too much again.
-    budget: Budget = field(default_factory=Budget)
+    budget: Budget
 
     def n_steps(self, n_rows: int) -> int:
         """Optimiser steps of a whole training."""

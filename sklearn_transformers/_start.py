@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from sklearn_transformers._batching import Padding
+from sklearn_transformers._batching import Budget, Padding
 from sklearn_transformers._calibration import cross_entropies
 from sklearn_transformers._callbacks import is_watched
 from sklearn_transformers._data import LabelledTexts
@@ -117,6 +117,7 @@ def resolve_recipe(
         precision=precision,
         predict_precision=resolve_precision(estimator.predict_precision, device),
         padding=padding,
+        budget=Budget.on(device),
     )
 
 

@@ -37,7 +37,7 @@ def test_predict_proba__permuted_input__permutes_output(fitted, mixed):
 
 def test_predict_proba__small_token_budget__changes_nothing(fitted, mixed, monkeypatch):
     expected = fitted.predict_proba(mixed)
-    monkeypatch.setattr(_batching, "TOKEN_BUDGET", 64)
+    monkeypatch.setattr(_batching, "TOKEN_BUDGET_ON_CPU", 64)
     np.testing.assert_allclose(fitted.predict_proba(mixed), expected, rtol=0, atol=1e-5)
 
 
@@ -80,7 +80,7 @@ def test_predict_proba__more_texts_than_a_chunk__are_read_in_chunks(fitted, mixe
 
 
 def test_run__observer__sees_every_row_once_with_its_output(monkeypatch):
-    monkeypatch.setattr(_batching, "TOKEN_BUDGET", 16)
+    monkeypatch.setattr(_batching, "TOKEN_BUDGET_ON_CPU", 16)
     texts = encoded_texts([1, 2], [3], [1, 2], [3, 1], [3], [4, 4, 4])
     seen = {}
 

@@ -67,7 +67,7 @@ def test_step__gradient__equals_plain_autograd_over_single_texts(make, three_cla
 def test_step__micro_batches__add_up_to_the_whole(make, three_classes, monkeypatch):
     X, y = three_classes
     whole, _ = gradients_of(make, X, y)
-    monkeypatch.setattr(_batching, "TOKEN_BUDGET", 100)
+    monkeypatch.setattr(_batching, "TOKEN_BUDGET_ON_CPU", 100)
     parts, _ = gradients_of(make, X, y)
     assert_close(parts, whole)
 
@@ -222,9 +222,10 @@ class Scarce(Callback):
 
 @pytest.mark.parametrize("said", ["CUDA out of memory.", "[enforce fail] can't allocate memory"])
 def test_out_of_memory__step__is_repeated_in_smaller_parts_with_the_same_gradients(
-    make, three_classes, said
+    make, three_classes, monkeypatch, said
 ):
     X, y = three_classes
+    monkeypatch.setattr(_batching, "TOKEN_BUDGET_ON_CPU", 16_384)
     whole, plain = gradients_of(make, X, y)
     scarce, gradients = Scarce(50, said), Gradients()
     with pytest.warns(UserWarning, match="Memory ran out with 240 texts of") as caught:
@@ -243,7 +244,7 @@ def test_out_of_memory__in_the_midst_of_a_step__counts_no_gradient_twice(
 ):
     X, y = three_classes
     whole, plain = gradients_of(make, X, y)
-    monkeypatch.setattr(_batching, "TOKEN_BUDGET", 1000)
+    monkeypatch.setattr(_batching, "TOKEN_BUDGET_ON_CPU", 1000)
     scarce, gradients = Scarce(1000), Gradients()
 
     def fail_once_in_the_third(module, args, kwargs):
