@@ -449,8 +449,8 @@ def plot(cells, path):
             points = 100 * (mean(mine, "accuracy") - mean(ours, "accuracy"))
             axis.scatter(times, points, s=45, color=f"C{number}")
             label = f"{method} ({len(pairs)})"
-            place = (0, -14 if method == "ours" else 7)
-            axis.annotate(label, (times, points), place, textcoords="offset points", ha="center")
+            place, side = ((0, 7), "center") if method == "ours" else ((-6, -3), "right")
+            axis.annotate(label, (times, points), place, textcoords="offset points", ha=side)
         axis.set(title=size, xscale="log", xlabel="CPU seconds of fit / ours", xlim=(1e-4, 30))
         axis.margins(y=0.15)
         axis.grid(alpha=0.3)

@@ -23,8 +23,11 @@ import torch
 from peers import (
     Job,
     has_bfloat16,
+    header,
+    line,
     machine,
     matrix_peak,
+    median_and_spread,
     n_layer_weights,
     ours,
     read,
@@ -44,8 +47,8 @@ def main():
     precision = "bfloat16" if has_bfloat16() else "float32"
     peak = matrix_peak(precision)
     print(f"{precision}, {torch.get_num_threads()} threads, peak {peak / 1e9:.0f} GFLOP/s\n")
-    print("| data | | seconds | spread | texts/s | x ours | share of the peak | accuracy |")
-    print("|---" * 8 + "|")
+    columns = ("seconds", "spread", "texts/s", "x ours", "share of the peak", "accuracy")
+    header("data", "", *columns)
     results = {}
     for folder in options.data:
         data = read(folder, options.rows, options.test_rows)
@@ -77,17 +80,18 @@ def measure(job, repeats):
 
 def table(data, runs, n_texts, seconds_at_peak):
     """One line a contestant."""
-    medians = {
-        name: statistics.median(run["seconds"] for run in there) for name, there in runs.items()
-    }
+    times = {name: [run["seconds"] for run in there] for name, there in runs.items()}
+    ours_takes = statistics.median(times["ours"])
     for name, there in runs.items():
-        seconds, accuracy = medians[name], statistics.median(run["accuracy"] for run in there)
-        spread = [run["seconds"] for run in there]
-        print(
-            f"| {data} | {name} | {seconds:.1f} | {min(spread):.1f}-{max(spread):.1f} "
-            f"| {n_texts / seconds:.1f} | {seconds / medians['ours']:.2f} "
-            f"| {seconds_at_peak / seconds:.0%} | {accuracy:.3f} |",
-            flush=True,
+        seconds = statistics.median(times[name])
+        line(
+            data,
+            name,
+            *median_and_spread(times[name], 1),
+            f"{n_texts / seconds:.1f}",
+            f"{seconds / ours_takes:.2f}",
+            f"{seconds_at_peak / seconds:.0%}",
+            f"{statistics.median(run['accuracy'] for run in there):.3f}",
         )
 
 

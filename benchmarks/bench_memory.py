@@ -20,7 +20,18 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from peers import Job, machine, ours, read, skorch, trainer, trainer_tuned
+from peers import (
+    Job,
+    header,
+    line,
+    machine,
+    median_and_spread,
+    ours,
+    read,
+    skorch,
+    trainer,
+    trainer_tuned,
+)
 from transformers import logging
 
 CONTESTANTS = {c.__name__: c for c in (ours, skorch, trainer, trainer_tuned)}
@@ -39,8 +50,7 @@ def main():
     if options.contestant:
         print(json.dumps(measure(options)))
         return
-    print("| data | | fit, MiB | spread | x ours | predict, 10 x as many texts, MiB |")
-    print("|---" * 6 + "|")
+    header("data", "", "fit, MiB", "spread", "x ours", "predict, 10 x as many texts, MiB")
     results = {}
     for folder in options.data:
         runs = {name: [] for name in CONTESTANTS}
@@ -89,15 +99,11 @@ def highest():
 
 def table(data, runs):
     """One line a contestant."""
-    medians = {name: statistics.median(run["fit"] for run in there) for name, there in runs.items()}
+    ours_takes = statistics.median(run["fit"] for run in runs["ours"])
     for name, there in runs.items():
-        fits = [run["fit"] for run in there]
-        predict = statistics.median(run["predict"] for run in there)
-        print(
-            f"| {data} | {name} | {medians[name]:.0f} | {min(fits):.0f}-{max(fits):.0f} "
-            f"| {medians[name] / medians['ours']:.2f} | {predict:.0f} |",
-            flush=True,
-        )
+        fits, predicts = ([run[part] for run in there] for part in ("fit", "predict"))
+        ratio, predict = statistics.median(fits) / ours_takes, statistics.median(predicts)
+        line(data, name, *median_and_spread(fits, 0), f"{ratio:.2f}", f"{predict:.0f}")
 
 
 def parse():

@@ -13,6 +13,7 @@ One text alone: milliseconds of `predict_proba` beside those of the bare model, 
 """
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -24,8 +25,11 @@ import torch
 from peers import (
     Job,
     has_bfloat16,
+    header,
+    line,
     machine,
     matrix_peak,
+    median_and_spread,
     n_layer_weights,
     read,
     sequence_classifier,
@@ -43,6 +47,11 @@ def ours(job):
         max_length=job.max_length, max_epochs=1, early_stopping=False, verbose=0, random_state=0
     )
     return clf.fit(job.X, job.y)
+
+
+def clone_of(clf, precision):
+    """The same fitted model, answering in another number format."""
+    return copy.copy(clf).set_params(predict_precision=precision)
 
 
 def pipeline(job):
@@ -74,8 +83,7 @@ def main():
     precision = "bfloat16" if has_bfloat16() else "float32"
     peak = matrix_peak(precision)
     print(f"{precision}, {torch.get_num_threads()} threads, peak {peak / 1e9:.0f} GFLOP/s\n")
-    print("| data | | seconds | spread | texts/s | x ours | share of the peak |")
-    print("|---" * 7 + "|")
+    header("data", "", "seconds", "spread", "texts/s", "x ours", "share of the peak")
     results = {}
     for folder in options.data:
         X, y, X_test, y_test = read(folder, 64, options.rows)
@@ -84,6 +92,7 @@ def main():
         clf = ours(job)
         predicts = {
             "ours": clf.predict,
+            "ours, bfloat16": clone_of(clf, "bfloat16").predict,
             "trainer": trainer(job),
             "pipeline": pipeline(job),
             "encode": encode(job),
@@ -115,15 +124,12 @@ def measure(predicts, texts, repeats):
 
 def table(data, runs, n_texts, seconds_at_peak):
     """One line a contestant."""
-    medians = {name: statistics.median(there) for name, there in runs.items()}
-    for name, there in runs.items():
-        seconds = medians[name]
-        print(
-            f"| {data} | {name} | {seconds:.2f} | {min(there):.2f}-{max(there):.2f} "
-            f"| {n_texts / seconds:.0f} | {seconds / medians['ours']:.2f} "
-            f"| {seconds_at_peak / seconds:.0%} |",
-            flush=True,
-        )
+    ours_takes = statistics.median(runs["ours"])
+    for name, times in runs.items():
+        seconds = statistics.median(times)
+        speeds = f"{n_texts / seconds:.0f}", f"{seconds / ours_takes:.2f}"
+        share = f"{seconds_at_peak / seconds:.0%}"
+        line(data, name, *median_and_spread(times, 2), *speeds, share)
 
 
 def one_text(clf, repeats=200):

@@ -34,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peers import SequenceClassifier
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline
@@ -124,27 +125,14 @@ def timed(function, seconds):
 # --- the peers -------------------------------------------------------------------------------
 
 
-class SequenceClassifier(nn.Module):
-    """The module of skorch's recipe."""
-
-    def __init__(self, name, num_labels):
-        super().__init__()
-        from transformers import AutoModelForSequenceClassification
-
-        self.model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=num_labels)
-
-    def forward(self, **inputs):
-        return self.model(**inputs).logits
-
-
 def search_skorch(job):
     from skorch import NeuralNetClassifier
     from skorch.hf import HuggingfacePretrainedTokenizer
 
     net = NeuralNetClassifier(
         SequenceClassifier,
-        module__name=job.folder,
-        module__num_labels=len(job.classes),
+        module__folder=job.folder,
+        module__n_classes=len(job.classes),
         criterion=nn.CrossEntropyLoss,
         optimizer=torch.optim.AdamW,
         max_epochs=job.epochs,

@@ -19,6 +19,7 @@ from contextlib import nullcontext
 from importlib.metadata import version
 
 import torch
+from peers import matrix_peak
 from transformers import logging
 
 from sklearn_transformers._checkpoint import BUNDLED_NAME
@@ -89,20 +90,6 @@ def time_steps(model, tokens, mask, precision, repeats):
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - start)
     return seconds[2:]
-
-
-def matrix_peak(precision):
-    """FLOP/s of the best of some products of square matrices."""
-    best = 0.0
-    for size in (512, 1024, 2048):
-        left, right = (torch.randn(size, size).to(getattr(torch, precision)) for _ in range(2))
-        seconds = []
-        for _ in range(7):
-            start = time.perf_counter()
-            left @ right
-            seconds.append(time.perf_counter() - start)
-        best = max(best, 2 * size**3 / statistics.median(seconds[2:]))
-    return best
 
 
 def parse():

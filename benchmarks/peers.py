@@ -194,6 +194,24 @@ def sequence_classifier(job):
     return SequenceClassifier(job.folder, job.n_classes).model
 
 
+# --- tables ----------------------------------------------------------------------------------
+
+
+def header(*names):
+    line(*names)
+    print("|---" * len(names) + "|", flush=True)
+
+
+def line(*cells):
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def median_and_spread(values, digits):
+    """Two cells: the median, and from the least to the greatest."""
+    middle, least, most = (f"{f(values):.{digits}f}" for f in (statistics.median, min, max))
+    return middle, f"{least}-{most}"
+
+
 # --- the machine -----------------------------------------------------------------------------
 
 
