@@ -66,6 +66,7 @@ def test_step__gradient__equals_plain_autograd_over_single_texts(make, three_cla
 
 def test_step__micro_batches__add_up_to_the_whole(make, three_classes, monkeypatch):
     X, y = three_classes
+    monkeypatch.setattr(_batching, "TOKEN_BUDGET_ON_CPU", 16_384)
     whole, _ = gradients_of(make, X, y)
     monkeypatch.setattr(_batching, "TOKEN_BUDGET_ON_CPU", 100)
     parts, _ = gradients_of(make, X, y)
@@ -243,6 +244,7 @@ def test_out_of_memory__in_the_midst_of_a_step__counts_no_gradient_twice(
     make, three_classes, monkeypatch
 ):
     X, y = three_classes
+    monkeypatch.setattr(_batching, "TOKEN_BUDGET_ON_CPU", 16_384)
     whole, plain = gradients_of(make, X, y)
     monkeypatch.setattr(_batching, "TOKEN_BUDGET_ON_CPU", 1000)
     scarce, gradients = Scarce(1000), Gradients()
