@@ -35,18 +35,15 @@ class LinearSchedule(Callback):
 
     Parameters
     ----------
-    n_steps : int
-        Optimiser steps of the whole training.
     warmup : float
-        Share of the steps that warm up.
+        Share of the optimiser steps that warm up.
     """
 
-    def __init__(self, n_steps: int, warmup: float) -> None:
-        self.n_steps = n_steps
+    def __init__(self, warmup: float) -> None:
         self.warmup = warmup
 
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        self.step_ = 0
+        self.step_, self.n_steps_ = 0, net.n_steps_
         self.peaks_ = [group["lr"] for group in net.optimizer_.param_groups]
 
     def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
@@ -57,10 +54,10 @@ class LinearSchedule(Callback):
 
     def factor(self, step: int) -> float:
         """Share of the peak learning rate at optimiser step `step`, counted from 0."""
-        n_warm = int(self.warmup * self.n_steps)
+        n_warm = int(self.warmup * self.n_steps_)
         if step < n_warm:
             return (step + 1) / (n_warm + 1)
-        return (self.n_steps - step) / (self.n_steps - n_warm)
+        return (self.n_steps_ - step) / (self.n_steps_ - n_warm)
 
 
 class ValidationScore(Callback):
@@ -111,25 +108,16 @@ def epoch_tasks(task: FitTask | None, fitted: dict[str, Any]) -> list[EpochTasks
 
 
 class Progress(Callback):
-    """One bar per epoch on standard error, with the loss and the validation score.
-
-    Parameters
-    ----------
-    n_rows : int
-        Texts per epoch.
-    """
+    """One bar per epoch on standard error, with the loss and the validation score."""
 
     # The loss on the bar is read from the device, which then has to be waited for.
     SECONDS_BETWEEN_LOSSES = 0.5
 
-    def __init__(self, n_rows: int) -> None:
-        self.n_rows = n_rows
-
-    def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+    def on_epoch_begin(self, net: NeuralNet, dataset_train: Any = None, **kwargs: Any) -> None:
         # Asked for at each epoch, because windows get resized; 80 x 24 where there is no answer.
         window = shutil.get_terminal_size()
         self.bar_ = tqdm(
-            total=self.n_rows,
+            total=len(dataset_train),
             desc=f"epoch {len(net.history)}/{net.max_epochs}",
             bar_format="{desc} |{bar:8}| {elapsed}<{remaining}{postfix}",
             ncols=window.columns,

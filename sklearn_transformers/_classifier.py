@@ -65,6 +65,13 @@ class TransformerTextClassifier(
     dropout : float in [0, 1), default=None
         Dropout in the backbone and in front of the head while training. None keeps what the
         checkpoint states.
+    tuning : {"auto", "full", "contrastive"}, default="auto"
+        How the model is trained. "full": backbone and head together, by the cross-entropy of the
+        labels. "contrastive": the backbone by pairs of texts, whose vectors are drawn together
+        where they share a class and apart where they do not; the head is a logistic regression
+        on these vectors [7]_. "auto" is "contrastive" where rows are few (below 300, or 20 per
+        class up to 800), unless training goes on from an earlier model or one of `head_init`,
+        `head_learning_rate` and `label_smoothing` asks for a head that is trained.
     head_init : {"auto", "logistic", "random"}, default="auto"
         Where the head starts: from a logistic regression on the vectors of the pretrained
         backbone, its L2 penalty chosen on held-out parts of the training rows [3]_, or from
@@ -89,14 +96,16 @@ class TransformerTextClassifier(
         Gradients with a larger Euclidean norm are scaled down to it. None does not clip.
     batch_size : int or "auto", default="auto"
         Texts per optimiser step. Steps that hold too many tokens are computed in parts, with
-        the same gradient. "auto" is 8 below 200 training rows, 16 below 2,000, else 32.
+        the same gradient. "auto" is 8 below 200 training rows, 16 below 2,000, else 32; twice
+        as many with contrastive tuning, whose pairs are those of a step.
     gradient_checkpointing : bool, default=False
         Keep only the input of each layer while training and compute the rest again for the
         gradient [6]_: the same result with a fraction of the memory, in about a third more time.
     max_epochs : int or "auto", default="auto"
         Most passes over the training texts. "auto" is as many as show the model 3,000 texts: 10
         up to 300 training rows, 5 for 600, 3 from 1,000 on; and up to 20 below 96 rows, for 120
-        steps.
+        steps. With contrastive tuning, half as many as each text has texts of other classes, at
+        most 20 or 3,000 texts.
     early_stopping : bool or "auto", default="auto"
         Score held-out rows before the first and after each epoch, stop when the score stalls,
         and go back to the weights that scored best; with ``scoring="loss"``, a training that ran
@@ -173,8 +182,10 @@ class TransformerTextClassifier(
         Number format that training used.
     learning_rate_ : float
         Peak learning rate of the backbone that training used.
-    head_learning_rate_ : float
-        Peak learning rate of the head that training used.
+    head_learning_rate_ : float or None
+        Peak learning rate of the head that training used; None with contrastive tuning.
+    tuning_ : str
+        How the model was trained: "full" or "contrastive".
     batch_size_ : int
         Texts per optimiser step that training used.
     max_epochs_ : int
@@ -235,7 +246,10 @@ class TransformerTextClassifier(
     .. [4] Guo et al. (2017), "On Calibration of Modern Neural Networks", ICML.
 
     .. [5] Breiman et al. (1984), "Classification and Regression Trees", Wadsworth.
+
     .. [6] Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost".
+
+    .. [7] Tunstall et al. (2022), "Efficient Few-Shot Learning Without Prompts" (SetFit).
 
     Examples
     --------
@@ -252,6 +266,7 @@ class TransformerTextClassifier(
         "max_length": [Interval(Integral, 1, None, closed="left")],
         "pooling": [StrOptions({"auto", "cls", "mean", "max", "last"})],
         "dropout": [Interval(Real, 0, 1, closed="left"), None],
+        "tuning": [StrOptions({"auto", "full", "contrastive"})],
         "head_init": [StrOptions({"auto", "logistic", "random"})],
         "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "head_learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
@@ -286,6 +301,7 @@ class TransformerTextClassifier(
         max_length: int = 256,
         pooling: str = "auto",
         dropout: float | None = None,
+        tuning: str = "auto",
         head_init: str = "auto",
         learning_rate: float | str = "auto",
         head_learning_rate: float | str = "auto",
@@ -316,6 +332,7 @@ class TransformerTextClassifier(
         self.max_length = max_length
         self.pooling = pooling
         self.dropout = dropout
+        self.tuning = tuning
         self.head_init = head_init
         self.learning_rate = learning_rate
         self.head_learning_rate = head_learning_rate

@@ -8,10 +8,10 @@ from skorch.callbacks import Callback
 from tqdm import tqdm
 
 from sklearn_transformers._callbacks import LinearSchedule
+from sklearn_transformers._contrast import net_of
 from sklearn_transformers._data import LabelledTexts
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier
-from sklearn_transformers._net import FineTuningNet
 from sklearn_transformers._recipe import Recipe
 from sklearn_transformers._start import start_head
 
@@ -20,7 +20,6 @@ __all__ = ["cross_fit"]
 
 def cross_fit(
     model: TextClassifier,
-    texts: list[str],
     data: LabelledTexts,
     folds: list[np.ndarray],
     recipe: Recipe,
@@ -34,9 +33,7 @@ def cross_fit(
     ----------
     model : TextClassifier
         What every training starts from; as it was when this returns.
-    texts : list of str
     data : LabelledTexts
-        Their tokens, codes and weights.
     folds : list of ndarray
         Rows to leave out together.
     recipe : Recipe
@@ -69,14 +66,14 @@ def cross_fit(
             train, unseen = data.take(rest), data.take(held)
             shrink = 1.0
             if with_head:
-                start, _ = start_head(model, [texts[i] for i in rest], train, recipe, rng)
+                start, _ = start_head(model, train, recipe, rng)
                 shrink = start.shrink
             first = answer(unseen) / np.float32(shrink)
             # As many steps in an epoch as all rows make: how sure a model is grows with them.
             size = max(1, round(recipe.batch_size * len(train) / len(data)))
             smaller = replace(recipe, batch_size=size)
-            schedule = LinearSchedule(smaller.n_steps(len(train)), recipe.warmup)
-            FineTuningNet(model, smaller, rng, [schedule, _Tick(bar)]).train(train, None)
+            schedule = LinearSchedule(recipe.warmup)
+            net_of(recipe)(model, smaller, rng, [schedule, _Tick(bar)]).train(train, None)
             answers.append(np.stack([first, answer(unseen)]))
             model.load_state_dict(before)
     return np.concatenate(answers, axis=1)

@@ -48,6 +48,20 @@ class LabelledTexts:
         """These rows only, in this order."""
         return LabelledTexts(self.texts.take(rows), self.codes[rows], self.weights[rows])
 
+    def distinct(self) -> "LabelledTexts":
+        """Each pair of text and code once, in an order of their own, with all that it weighs.
+
+        So a row given twice is the same as a row of weight 2, and neither the order of the rows
+        nor copies decide what is drawn from them. What weighs nothing is left out.
+        """
+        pairs = list(zip(self.texts.contents(), self.codes.tolist(), strict=True))
+        number_of = {pair: number for number, pair in enumerate(sorted(set(pairs)))}
+        numbers = [number_of[pair] for pair in pairs]
+        _, rows = np.unique(numbers, return_index=True)
+        weights = np.bincount(numbers, self.weights)
+        rows, weights = rows[weights > 0], weights[weights > 0]  # a class may weigh nothing
+        return LabelledTexts(self.texts.take(rows), self.codes[rows], weights)
+
 
 def read_rows(
     codec: ClassCodec, texts: list[str], y: Any, sample_weight: Any, *, suffix: str = ""

@@ -118,7 +118,9 @@ def to_device(array: np.ndarray, device: str) -> torch.Tensor:
     return tensor.to(device)
 
 
-def check_out_of_memory(error: RuntimeError, n_texts: int, n_tokens: int) -> None:
+def check_out_of_memory(
+    error: RuntimeError, n_texts: int, n_tokens: int, *, divisible: bool = True
+) -> None:
     """Raise the error, unless memory ran out and there are texts left to divide.
 
     CUDA has a class of error for that, others only say so.
@@ -126,9 +128,11 @@ def check_out_of_memory(error: RuntimeError, n_texts: int, n_tokens: int) -> Non
     said = "out of memory" in str(error) or "can't allocate memory" in str(error)
     if not (said or isinstance(error, torch.OutOfMemoryError)):
         raise error
-    if n_texts == 1:
+    if n_texts == 1 or not divisible:
+        texts = "a single text" if n_texts == 1 else f"the pairs of {n_texts} texts"
+        smaller = "max_length" if n_texts == 1 else "batch_size or max_length"
         raise torch.OutOfMemoryError(
-            f"Memory does not suffice for a single text of {n_tokens} tokens. Lower max_length, "
+            f"Memory does not suffice for {texts} of {n_tokens} tokens. Lower {smaller}, "
             "set gradient_checkpointing=True, or take a smaller model or another device."
         ) from error
 

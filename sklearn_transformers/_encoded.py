@@ -59,6 +59,11 @@ class EncodedTexts:
         """Token ids of the texts `rows`, one text after the other, shape (n_tokens,)."""
         return np.concatenate([self.ids[self.offsets[i] : self.offsets[i + 1]] for i in rows])
 
+    def contents(self) -> list[bytes]:
+        """Each text's tokens as bytes: equal where the texts are equal to a model."""
+        content, ends = self.ids.tobytes(), (4 * self.offsets.astype(np.int64)).tolist()
+        return [content[start:end] for start, end in pairwise(ends)]
+
     def distinct(self) -> tuple[np.ndarray, np.ndarray]:
         """The first of each group of equal texts, and for each text which of those it equals.
 
@@ -68,10 +73,7 @@ class EncodedTexts:
         twins : ndarray of shape (n_texts,)
             Text i equals text ``rows[twins[i]]``.
         """
-        content, ends = self.ids.tobytes(), (4 * self.offsets.astype(np.int64)).tolist()
         numbers: dict[bytes, int] = {}
-        twins = [
-            numbers.setdefault(content[start:end], len(numbers)) for start, end in pairwise(ends)
-        ]
+        twins = [numbers.setdefault(content, len(numbers)) for content in self.contents()]
         _, rows = np.unique(twins, return_index=True)
         return rows, np.array(twins, np.int64)

@@ -1,6 +1,5 @@
 """The path of the data through `fit` and `partial_fit`: parameters in, fitted attributes out."""
 
-import time
 from dataclasses import asdict
 from typing import Any
 
@@ -17,20 +16,22 @@ from sklearn_transformers._callbacks import (
     shows_epochs,
 )
 from sklearn_transformers._compat import FitTask
+from sklearn_transformers._contrast import net_of
 from sklearn_transformers._cross_fit import cross_fit
 from sklearn_transformers._data import LabelledTexts, read_rows, read_validation, tokenise_rows
 from sklearn_transformers._device import draw_seed, own_grad_mode, resolve_device, resolve_precision
 from sklearn_transformers._diagnosis import report_truncation, warn_of_rows, warn_of_tokens
 from sklearn_transformers._head_start import HeadStart
 from sklearn_transformers._held_out import HeldOut, choose_rows
+from sklearn_transformers._history import Clock, plain, records
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier
-from sklearn_transformers._net import FineTuningNet
 from sklearn_transformers._process import seeded
 from sklearn_transformers._recipe import Recipe
 from sklearn_transformers._start import (
     check_start,
     resolve_recipe,
+    resolve_tuning,
     set_head,
     start_head,
     start_parameters,
@@ -41,20 +42,6 @@ from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers._validation import check_texts
 
 __all__ = ["fine_tune"]
-
-HISTORY_KEYS = (
-    "epoch",
-    "train_loss",
-    "valid_loss",
-    "valid_score",
-    "temperature",
-    "learning_rate",
-    "seconds",
-    "train_seconds",
-    "valid_seconds",
-    "examples_per_second",
-    "tokens_per_second",
-)
 
 
 def fine_tune(
@@ -94,7 +81,7 @@ def fine_tune(
         Name -> value of every fitted attribute.
     """
     # 1. Read the data and the parameters; what is wrong with them is said before any loading.
-    clock = _Clock()
+    clock = Clock()
     texts = check_texts(X)
     labels = ClassCodec.read(y)
     codec = ClassCodec.learn(labels) if codec is None else codec
@@ -102,6 +89,7 @@ def fine_tune(
     valid = read_validation(codec, X_val, y_val, sample_weight_val)
     callbacks = check_callbacks(estimator.callbacks)
     check_start(estimator, proceed)
+    tuning = resolve_tuning(estimator, len(rows), len(codec.classes), proceed, one_epoch)
     if not one_epoch:
         warn_of_rows(rows, codec.classes)
 
@@ -130,7 +118,9 @@ def fine_tune(
     with seeded(int(rng.integers(2**63)), device), own_grad_mode(device):
         # 4. The model to start from.
         model, tokenizer, padding = starting_model(estimator, len(codec.classes), proceed)
-        recipe = resolve_recipe(estimator, model, padding, device, precision, len(train), one_epoch)
+        recipe = resolve_recipe(
+            estimator, model, padding, device, precision, tuning, len(train), one_epoch
+        )
         load_seconds = clock.lap()
 
         # 5. Texts become tokens.
@@ -147,8 +137,9 @@ def fine_tune(
             "tokenizer_": tokenizer,
             "device_": device,
             "precision_": precision,
+            "tuning_": tuning,
             "learning_rate_": recipe.learning_rate,
-            "head_learning_rate_": recipe.head_learning_rate,
+            "head_learning_rate_": recipe.head_learning_rate if tuning == "full" else None,
             "batch_size_": recipe.batch_size,
             "max_epochs_": recipe.max_epochs,
             "early_stopping_": held is not None and bool(estimator.early_stopping),
@@ -166,7 +157,7 @@ def fine_tune(
         # 6. The head's first weights, and how held-out rows are answered with them.
         with_head = not proceed and not one_epoch and estimator.head_init != "random"
         head, answers = _begin(
-            estimator, model, train.texts, train_data, held, recipe, rng, with_head, start, clock
+            estimator, model, train_data, held, recipe, rng, with_head, start, clock
         )
         checks = [] if held is None else held.checks(answers, fitted)
         start |= {"learning_rate": 0.0, "seconds": clock.total(), **(checks[0] if checks else {})}
@@ -193,78 +184,37 @@ def fine_tune(
         set_head(model, head, 1.0)  # the regression itself is the answer
     if held is not None and stopper is not None:
         held.look_at_result(stopper.logits_, train_data)
-    return fitted | _records(estimator, history, start, epochs, stopper)
+    return fitted | records(estimator, history, start, epochs, stopper)
 
 
 def _begin(
     estimator: Any,
     model: TextClassifier,
-    texts: list[str],
     data: LabelledTexts,
     held: HeldOut | None,
     recipe: Recipe,
     rng: np.random.Generator,
     with_head: bool,
     notes: dict[str, Any],
-    clock: "_Clock",
+    clock: Clock,
 ) -> tuple[HeadStart | None, Any]:
     """Set the head, and answer the held-out rows: before training, and in folds also after it."""
     head, answers = None, np.empty(0)
     if held is not None and held.folds:
         watched = shows_epochs(estimator.verbose)
-        answers = cross_fit(model, texts, data, held.folds, recipe, rng, with_head, watched)
+        answers = cross_fit(model, data, held.folds, recipe, rng, with_head, watched)
         notes |= {"n_folds": len(held.folds), "cross_fit_seconds": clock.lap()}
     if with_head:
-        head, loss = start_head(model, texts, data, recipe, rng)
-        notes |= {"train_loss": loss, "penalty": head.penalty, "head_seconds": clock.lap()}
+        head, loss = start_head(model, data, recipe, rng)
+        notes |= {"penalty": head.penalty, "head_seconds": clock.lap()}
+        if recipe.tuning == "full":  # else the epochs have another loss
+            notes["train_loss"] = loss
     if held is not None and not held.folds:
         precision = recipe.predict_precision
         logits = run(model, held.data.texts, recipe.padding, recipe.device, precision=precision)
         answers = logits[None] / np.float32(1 if head is None else head.shrink)
         notes["valid_seconds"] = clock.lap()
     return head, answers
-
-
-def _records(
-    estimator: Any,
-    history: list[dict[str, Any]],
-    start: dict[str, Any],
-    epochs: list[dict[str, Any]],
-    stopper: KeepBest | TrainOrNot | None,
-) -> dict[str, Any]:
-    """The fitted attributes that tell of the epochs; those before this call count along."""
-    proceeds = bool(history)
-    history = history if proceeds else [start]
-    n_before = len(history) - 1
-    history = history + [row | {"epoch": n_before + row["epoch"]} for row in epochs]
-    best = history[-1]
-    if stopper is not None:
-        best = history[n_before + stopper.best_epoch_]
-        if stopper.best_epoch_ == 0:  # the model stays what it was, and so does its epoch
-            best = start | {"epoch": estimator.best_epoch_ if proceeds else 0}
-    known = estimator.temperature_ if proceeds and estimator.calibrate else 1.0
-    return {
-        "history_": history,
-        "n_iter_": len(history) - 1,
-        "best_epoch_": best["epoch"],
-        "best_score_": best.get("valid_score"),
-        "temperature_": best.get("temperature", known),
-    }
-
-
-class _Clock:
-    """Seconds since the last lap, and in all."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
-
-    def lap(self) -> float:
-        now, before = time.perf_counter(), self._last
-        self._last = now
-        return now - before
-
-    def total(self) -> float:
-        return time.perf_counter() - self._start
 
 
 def _train(
@@ -280,20 +230,20 @@ def _train(
     """Train in place and return a plain dict per epoch."""
     ours: list[Any] = []
     if not has_schedule(callbacks):
-        ours.append(LinearSchedule(recipe.n_steps(len(train)), recipe.warmup))
+        ours.append(LinearSchedule(recipe.warmup))
     if held is not None:
         ours.append(ValidationScore(held.judge.score))
     if stopper is not None:
         ours.append(stopper)
-    progress = Progress(len(train)) if shows_epochs(estimator.verbose) else None
+    progress = Progress() if shows_epochs(estimator.verbose) else None
     if progress is not None:
         ours.append(progress)
     measure, valid = (None, None) if held is None else (held.measure, held.data)
-    net = FineTuningNet(model, recipe, rng, ours + callbacks, measure, int(estimator.verbose))
+    net = net_of(recipe)(model, recipe, rng, ours + callbacks, measure, int(estimator.verbose))
     try:
         net.train(train, valid)
     finally:
         release(callbacks)
         if progress is not None:
             progress.close()
-    return [{key: row[key] for key in HISTORY_KEYS if key in row} for row in net.history]
+    return plain(net.history)

@@ -103,6 +103,7 @@ class FineTuningNet(NeuralNetClassifier):
             gradient_checkpointing=self.recipe.gradient_checkpointing,
         ):
             self.initialize()
+            self.n_steps_ = self.recipe.n_steps(len(train))
             self.notify("on_train_begin", X=None, y=None)
             self.fit_loop((train, valid))
             self.notify("on_train_end", X=None, y=None)
@@ -150,13 +151,12 @@ class FineTuningNet(NeuralNetClassifier):
 
     def _train_epoch(self, data: LabelledTexts) -> None:
         start = time.perf_counter()
-        lengths = data.texts.lengths
         self._set_training(True)
         if not any(weight.requires_grad for weight in self.module_.parameters()):
             raise ValueError("callbacks froze every weight: nothing is left to train.")
         # Summed on the device: `.item()` would wait for the GPU every step.
         self.loss_sum_, self.n_seen_ = torch.zeros((), device=self.device), 0
-        for step in training_steps(lengths, self.recipe.batch_size, self.rng):
+        for step in self._steps(data):
             self._add_up_gradients(data, step)
             self._update_weights()
         loss = float(self.loss_sum_) / len(data)
@@ -165,7 +165,11 @@ class FineTuningNet(NeuralNetClassifier):
         self.record("train_loss", loss)
         self.history.record("learning_rate", self.optimizer_.param_groups[0]["lr"])
         self.history.record("examples_per_second", len(data) / seconds)
-        self.history.record("tokens_per_second", int(lengths.sum()) / seconds)
+        self.history.record("tokens_per_second", len(data.texts.ids) / seconds)
+
+    def _steps(self, data: LabelledTexts) -> list[np.ndarray]:
+        """One epoch: every row once, in optimiser steps."""
+        return training_steps(data.texts.lengths, self.recipe.batch_size, self.rng)
 
     def _add_up_gradients(self, data: LabelledTexts, step: np.ndarray) -> None:
         """Gradients of one step, in micro-batches that the memory bears."""

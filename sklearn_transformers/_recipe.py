@@ -9,6 +9,7 @@ __all__ = [
     "Recipe",
     "are_few",
     "auto_batch_size",
+    "auto_contrast",
     "auto_epochs",
     "auto_head_learning_rate",
     "auto_learning_rate",
@@ -20,6 +21,7 @@ HEAD_RATIO = 40.0
 BATCH_FROM_ROWS = {2000: 32, 200: 16, 0: 8}
 TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 10
 STEPS_TO_MAKE, MOST_EPOCHS_OF_FEW = 120, 20
+PAIRED_TEXTS = {200: 32, 0: 16}
 FEW_ROWS, FEW_ROWS_IN_A_CLASS, FEW_ROWS_AT_MOST = 300, 20, 800
 FOLDS = 2
 
@@ -28,6 +30,7 @@ FOLDS = 2
 class Recipe:
     """Everything the loop needs to know beside the model and the data, with no "auto" left."""
 
+    tuning: str
     learning_rate: float
     head_learning_rate: float
     layer_decay: float
@@ -78,6 +81,17 @@ def auto_epochs(n_rows: int, batch_size: int) -> int:
     to_see = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(TEXTS_TO_SEE / n_rows)))
     to_make = round(STEPS_TO_MAKE / -(-n_rows // batch_size))
     return max(to_see, min(MOST_EPOCHS_OF_FEW, to_make))
+
+
+def auto_contrast(n_rows: int, n_classes: int) -> tuple[int, int]:
+    """Batch size and epochs of contrastive tuning.
+
+    As many epochs as there are texts of other classes for each text, by two: with few rows, pairs
+    are soon known by heart. At most 20, and no more than show the model 3,000 texts.
+    """
+    others = n_rows * (1 - 1 / n_classes)
+    epochs = round(min(MOST_EPOCHS_OF_FEW, TEXTS_TO_SEE / n_rows, others / 2))
+    return _at(PAIRED_TEXTS, n_rows), max(1, epochs)
 
 
 def are_few(n_rows: int, n_classes: int) -> bool:

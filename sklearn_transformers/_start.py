@@ -19,7 +19,9 @@ from sklearn_transformers._model import TextClassifier, head_dropout
 from sklearn_transformers._pretrained import load_pretrained
 from sklearn_transformers._recipe import (
     Recipe,
+    are_few,
     auto_batch_size,
+    auto_contrast,
     auto_epochs,
     auto_head_learning_rate,
     auto_learning_rate,
@@ -31,11 +33,19 @@ from sklearn_transformers.exceptions import TrainingDivergedError
 __all__ = [
     "check_start",
     "resolve_recipe",
+    "resolve_tuning",
     "set_head",
     "start_head",
     "start_parameters",
     "starting_model",
 ]
+
+# Parameters of a head that is trained by gradients, and the values at which they ask for nothing.
+ONLY_FOR_A_TRAINED_HEAD: dict[str, tuple[Any, ...]] = {
+    "head_init": ("auto", "logistic"),
+    "head_learning_rate": ("auto",),
+    "label_smoothing": (0.0,),
+}
 
 # More rows make a linear head no better, and fine-tuning sees them all anyway.
 MOST_ROWS = 10_000
@@ -60,6 +70,33 @@ def check_start(estimator: Any, proceed: bool) -> None:
                 f"Training goes on from a model that began with {name}={before!r}, but the "
                 f"parameter is now {name}={now!r}. Set it back, or fit a new estimator."
             )
+
+
+def resolve_tuning(
+    estimator: Any, n_rows: int, n_classes: int, proceed: bool, one_epoch: bool
+) -> str:
+    """Which way to train; "auto" never meets a parameter that its choice has no use for."""
+    in_the_way = [
+        (name, value)
+        for name, neutral in ONLY_FOR_A_TRAINED_HEAD.items()
+        if (value := getattr(estimator, name)) not in neutral
+    ]
+    if estimator.tuning == "auto":
+        few = are_few(n_rows, n_classes) and not (proceed or one_epoch or in_the_way)
+        return "contrastive" if few else "full"
+    if estimator.tuning == "contrastive" and one_epoch:
+        raise ValueError(
+            "tuning='contrastive' is not supported by partial_fit, because its head is fitted to "
+            "all rows together. Use fit, or tuning='full'."
+        )
+    if estimator.tuning == "contrastive" and in_the_way:
+        name, value = in_the_way[0]
+        neutral = ONLY_FOR_A_TRAINED_HEAD[name][0]
+        raise ValueError(
+            f"With tuning='contrastive' the head is a logistic regression, for which "
+            f"{name}={value!r} has no meaning. Set it to {neutral!r}, or use tuning='full'."
+        )
+    return str(estimator.tuning)
 
 
 def starting_model(
@@ -89,6 +126,7 @@ def resolve_recipe(
     padding: Padding,
     device: str,
     precision: str,
+    tuning: str,
     n_rows: int,
     one_epoch: bool,
 ) -> Recipe:
@@ -100,8 +138,14 @@ def resolve_recipe(
 
     norm = estimator.max_grad_norm
     rate = float(chosen("learning_rate", auto_learning_rate(model.width)))
-    batch_size = int(chosen("batch_size", auto_batch_size(n_rows)))
+    if tuning == "contrastive":
+        auto_size, epochs = auto_contrast(n_rows, model.head.out_features)
+        batch_size = int(chosen("batch_size", auto_size))
+    else:
+        batch_size = int(chosen("batch_size", auto_batch_size(n_rows)))
+        epochs = auto_epochs(n_rows, batch_size)
     return Recipe(
+        tuning=tuning,
         learning_rate=rate,
         head_learning_rate=float(chosen("head_learning_rate", auto_head_learning_rate(rate))),
         layer_decay=float(estimator.layer_decay),
@@ -111,7 +155,7 @@ def resolve_recipe(
         max_grad_norm=None if norm is None else float(norm),
         batch_size=batch_size,
         gradient_checkpointing=_checked_checkpointing(estimator, model),
-        max_epochs=1 if one_epoch else int(chosen("max_epochs", auto_epochs(n_rows, batch_size))),
+        max_epochs=1 if one_epoch else int(chosen("max_epochs", epochs)),
         calibrate=bool(estimator.calibrate),
         device=device,
         precision=precision,
@@ -132,7 +176,6 @@ def _checked_checkpointing(estimator: Any, model: TextClassifier) -> bool:
 
 def start_head(
     model: TextClassifier,
-    texts: list[str],
     data: LabelledTexts,
     recipe: Recipe,
     rng: np.random.Generator,
@@ -146,10 +189,8 @@ def start_head(
     ----------
     model : TextClassifier
         In evaluation mode; its head is overwritten.
-    texts : list of str
-        The training texts.
     data : LabelledTexts
-        Their tokens, codes and weights.
+        The training rows.
     recipe : Recipe
     rng : numpy.random.Generator
 
@@ -159,22 +200,21 @@ def start_head(
     loss : float
         Mean cross-entropy of the regression, not shrunk, on the rows that it was fitted to.
     """
-    rows, weights = _distinct(texts, data)
-    if len(rows) > MOST_ROWS:
-        kept, _ = hold_out(data.codes[rows], 1 - MOST_ROWS / len(rows), rng)
-        rows, weights = rows[kept], weights[kept]
-    codes = data.codes[rows]
-    texts_read, precision = data.texts.take(rows), recipe.precision
-    vectors = run(model.embed, texts_read, recipe.padding, recipe.device, precision=precision)
+    data = data.distinct()
+    if len(data) > MOST_ROWS:
+        kept, _ = hold_out(data.codes, 1 - MOST_ROWS / len(data), rng)
+        data = data.take(kept)
+    precision = recipe.precision
+    vectors = run(model.embed, data.texts, recipe.padding, recipe.device, precision=precision)
     if not np.isfinite(vectors).all():
         raise TrainingDivergedError(
             f"The pretrained model turns texts into vectors that are not finite (precision="
             f"{precision!r}). Try precision='float32', or another model."
         )
-    start = fit_head(vectors, codes, weights, model.head.out_features, rng)
+    start = fit_head(vectors, data.codes, data.weights, model.head.out_features, rng)
     set_head(model, start, start.shrink)
-    losses = cross_entropies(vectors @ start.weight.T + start.bias, codes)
-    return start, float(np.average(losses, weights=weights))
+    losses = cross_entropies(vectors @ start.weight.T + start.bias, data.codes)
+    return start, float(np.average(losses, weights=data.weights))
 
 
 def set_head(model: TextClassifier, start: HeadStart, factor: float) -> None:
@@ -182,20 +222,3 @@ def set_head(model: TextClassifier, start: HeadStart, factor: float) -> None:
     with torch.no_grad():
         model.head.weight.copy_(torch.from_numpy(start.weight * np.float32(factor)))
         model.head.bias.copy_(torch.from_numpy(start.bias * np.float32(factor)))
-
-
-def _distinct(texts: list[str], data: LabelledTexts) -> tuple[np.ndarray, np.ndarray]:
-    """A row for each pair of text and code, in their order, and the weight of all that equal it.
-
-    So a row given twice is the same as a row of weight 2, and neither order nor copies decide
-    which rows the penalty is judged on.
-    """
-    pairs: Any = list(zip(texts, data.codes.tolist(), strict=True))
-    weight: dict[Any, float] = dict.fromkeys(sorted(set(pairs)), 0.0)
-    row_of = {}
-    for row, (pair, share) in enumerate(zip(pairs, data.weights.tolist(), strict=True)):
-        weight[pair] += share
-        row_of[pair] = row
-    rows = np.array([row_of[pair] for pair in weight], np.int64)
-    weights = np.array(list(weight.values()))
-    return rows[weights > 0], weights[weights > 0]  # a class may weigh nothing

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["SteadyLayerNorm", "SteadyLinear"]
+__all__ = ["SteadyLayerNorm", "SteadyLinear", "product"]
 
 # Products that are held at once: bounds the memory for many texts and classes.
 CHUNK = 2**22
@@ -26,17 +26,20 @@ class SteadyLinear(nn.Linear):
         """Answer as `nn.Linear`, on the CPU by sums."""
         if inputs.device.type != "cpu":
             return super().forward(inputs)
-        answers = _product(inputs.reshape(-1, self.in_features), self.weight) + self.bias
+        answers = product(inputs.reshape(-1, self.in_features), self.weight) + self.bias
         return answers.reshape(*inputs.shape[:-1], self.out_features)
 
 
-def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    product: torch.Tensor = _Product.apply(left, right)
-    return product
+def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """(n, k) and (m, k) -> left @ right.T of shape (n, m), for small matrices."""
+    if left.device.type != "cpu":
+        return left @ right.T
+    answers: torch.Tensor = _Product.apply(left, right)
+    return answers
 
 
 class _Product(torch.autograd.Function):
-    """(n, k) and (m, k) -> left @ right.T of shape (n, m)."""
+    """`product`, by one sum for each entry."""
 
     @staticmethod
     def forward(ctx: Any, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -51,8 +54,8 @@ class _Product(torch.autograd.Function):
         left, right = ctx.saved_tensors
         wants_left, wants_right = ctx.needs_input_grad
         return (
-            _product(gradient, right.T) if wants_left else None,
-            _product(gradient.T, left.T) if wants_right else None,
+            product(gradient, right.T) if wants_left else None,
+            product(gradient.T, left.T) if wants_right else None,
         )
 
 

@@ -167,6 +167,7 @@ def make(checkpoints):
     def make(architecture="bert", **parameters):
         defaults = {
             "model": checkpoints[architecture],
+            "tuning": "full",
             "head_init": "random",
             "learning_rate": 5e-3,
             "batch_size": 32,
@@ -204,6 +205,7 @@ def fitted(checkpoints, three_classes):
     """A classifier fitted once on three classes; not to be changed."""
     return TransformerTextClassifier(
         checkpoints["bert"],
+        tuning="full",
         head_init="random",
         learning_rate=5e-3,
         head_learning_rate=5e-2,

@@ -3,6 +3,7 @@ import multiprocessing
 import re
 import sys
 import threading
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
@@ -29,8 +30,16 @@ from sklearn_transformers._callbacks import LinearSchedule, is_watched
 from sklearn_transformers._pretrained import load_pretrained
 
 
+def schedule_of(n_steps, warmup):
+    schedule = LinearSchedule(warmup)
+    schedule.on_train_begin(
+        SimpleNamespace(n_steps_=n_steps, optimizer_=SimpleNamespace(param_groups=[]))
+    )
+    return schedule
+
+
 def test_linear_schedule__warm_up_and_decay__never_reach_zero():
-    schedule = LinearSchedule(n_steps=20, warmup=0.2)
+    schedule = schedule_of(20, warmup=0.2)
     factors = [schedule.factor(step) for step in range(20)]
     np.testing.assert_allclose(factors[:5], [0.2, 0.4, 0.6, 0.8, 1.0])
     np.testing.assert_allclose(factors[4:], np.linspace(1, 1 / 16, 16))
@@ -38,7 +47,7 @@ def test_linear_schedule__warm_up_and_decay__never_reach_zero():
 
 @pytest.mark.parametrize("warmup", [0, 0.1, 1])
 def test_linear_schedule__single_step__has_a_rate(warmup):
-    assert LinearSchedule(n_steps=1, warmup=warmup).factor(0) > 0
+    assert schedule_of(1, warmup=warmup).factor(0) > 0
 
 
 def test_early_stopping__stalled__goes_back_to_best_epoch(make, three_classes):

@@ -247,30 +247,35 @@ def test_cross_fit__other_callbacks_stop_earlier__keeps_what_was_reached(make, m
     assert (clf.n_iter_, clf.best_epoch_, clf.best_score_) == (2, 2, None)
 
 
-def test_cross_fit__answers__are_of_models_that_never_saw_the_row(make, monkeypatch):
+@pytest.mark.parametrize("tuning", ["full", "contrastive"])
+def test_cross_fit__answers__are_of_models_that_never_saw_the_row(make, monkeypatch, tuning):
     from sklearn_transformers import _cross_fit
 
     trained, answered = [], []
-    original = _cross_fit.run
+    original, original_net = _cross_fit.run, _cross_fit.net_of
 
     def texts_of(encoded):
         return [tuple(encoded.tokens(np.array([i]))) for i in range(len(encoded))]
 
-    class Looking(_cross_fit.FineTuningNet):
-        def train(self, train, valid):
-            trained.append(set(texts_of(train.texts)))
-            # As many steps as all 60 rows make in batches of 32.
-            assert self.recipe.n_steps(len(train)) == 4 * 2
-            return super().train(train, valid)
+    def looking_net(recipe):
+        class Looking(original_net(recipe)):
+            def train(self, train, valid):
+                trained.append(set(texts_of(train.texts)))
+                # As many steps as all 60 rows make in batches of 32.
+                assert self.recipe.n_steps(len(train)) == 4 * 2
+                return super().train(train, valid)
+
+        return Looking
 
     def looking(forward, texts, *others, **named):
         answered.append(texts_of(texts))
         return original(forward, texts, *others, **named)
 
-    monkeypatch.setattr(_cross_fit, "FineTuningNet", Looking)
+    monkeypatch.setattr(_cross_fit, "net_of", looking_net)
     monkeypatch.setattr(_cross_fit, "run", looking)
     X, y = toy_texts(60)
-    few(make).fit(X, y)
+    head = {"head_init": "auto", "head_learning_rate": "auto"} if tuning == "contrastive" else {}
+    few(make, tuning=tuning, **head).fit(X, y)
     assert len(trained) == 2
     before, after = answered[::2], answered[1::2]
     assert before == after

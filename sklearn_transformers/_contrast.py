@@ -1,0 +1,112 @@
+"""Contrastive fine-tuning: texts of one class are drawn together, those of others apart."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from sklearn_transformers._batching import sorted_batches
+from sklearn_transformers._data import LabelledTexts
+from sklearn_transformers._device import autocast, check_out_of_memory
+from sklearn_transformers._net import FineTuningNet
+from sklearn_transformers._recipe import Recipe
+from sklearn_transformers._start import set_head, start_head
+from sklearn_transformers._steady import product
+
+__all__ = ["ContrastiveNet", "net_of", "pair_loss"]
+
+
+class ContrastiveNet(FineTuningNet):
+    """Trains the backbone on pairs of texts; the head is a regression on its vectors.
+
+    Pairs from the labels, and a logistic regression on what they make of the vectors: Tunstall
+    et al. (2022), "Efficient Few-Shot Learning Without Prompts" (SetFit). There each pair is read
+    by itself; here the texts of an optimiser step are read once and make all the pairs that they
+    can, so memory grows with the texts of a step and nothing grows with the pairs of the rows.
+
+    The head is fitted before each validation and at the end. A step is one batch for skorch's
+    callbacks however few of its texts go through the model at once; the graph of all of them
+    stays in memory until the pairs are known.
+    """
+
+    def train(self, train: LabelledTexts, valid: LabelledTexts | None) -> "ContrastiveNet":
+        self.rows_ = train.distinct()  # equal texts make no pair
+        super().train(self.rows_, valid)
+        return self
+
+    def fit_loop(self, X: Any, y: Any = None, epochs: int | None = None, **_: Any) -> Any:
+        super().fit_loop(X)
+        if self.measure is None:
+            self._fit_head()
+        return self
+
+    def _validate(self, data: LabelledTexts) -> None:
+        self._fit_head()
+        super()._validate(data)
+
+    def _fit_head(self) -> None:
+        self._set_training(False)
+        start, _ = start_head(self.module_, self.rows_, self.recipe, self.rng)
+        set_head(self.module_, start, 1.0)
+
+    def _steps(self, data: LabelledTexts) -> list[np.ndarray]:
+        """Steps of about equal size, and not by length: each text is to meet all others."""
+        n_steps = -(-len(data) // self.recipe.batch_size)
+        return np.array_split(self.rng.permutation(len(data)), n_steps)
+
+    def _add_up_gradients(self, data: LabelledTexts, step: np.ndarray) -> None:
+        recipe = self.recipe
+        parts = list(sorted_batches(data.texts.lengths, step, recipe.padding, recipe.budget))
+        batch = inputs, codes = self._batch(data, np.concatenate(parts), 1)
+        self.notify("on_batch_begin", batch=batch, training=True)
+        self.history.record_batch("train_batch_size", len(step))
+        try:
+            vectors = torch.cat([self._embed(data, rows) for rows in parts])
+            loss = pair_loss(vectors, codes, inputs["weights"])
+            self.scaler_.scale(loss).backward()
+        except RuntimeError as error:
+            check_out_of_memory(error, *inputs["input_ids"].shape, divisible=False)
+        self.loss_sum_ = self.loss_sum_ + loss.detach() * len(step)
+        self.n_seen_ += len(step)
+        with torch.no_grad():
+            logits = self.module_.head(vectors)
+        self.notify("on_batch_end", batch=batch, training=True, loss=loss.detach(), y_pred=logits)
+
+    def _embed(self, data: LabelledTexts, rows: np.ndarray) -> torch.Tensor:
+        inputs, _ = self._batch(data, rows, 1)
+        with autocast(self.device, self.recipe.precision):
+            vectors: torch.Tensor = self.module_.embed(
+                inputs["input_ids"], inputs["attention_mask"]
+            )
+        return vectors
+
+
+def pair_loss(vectors: torch.Tensor, codes: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """How far cosines are from 1 where texts share a class, and from 0 where they do not.
+
+    The mean square of either, and the mean of the two: pairs of the first kind are few where
+    classes are many.
+
+    Parameters
+    ----------
+    vectors : Tensor of shape (n, width), float32
+    codes : Tensor of shape (n,), int64
+    weights : Tensor of shape (n,), float32
+        A pair weighs as much as the product of its texts.
+    """
+    directions = functional.normalize(vectors, dim=1)
+    same = codes[:, None] == codes
+    misses = (product(directions, directions) - same.float()) ** 2
+    pairs = (weights[:, None] * weights).fill_diagonal_(0.0)
+    tiny = torch.finfo(pairs.dtype).tiny
+    means = [
+        (misses * pairs * kind).sum() / (pairs * kind).sum().clamp(min=tiny)
+        for kind in (same, ~same)
+    ]
+    return (means[0] + means[1]) / 2
+
+
+def net_of(recipe: Recipe) -> type[FineTuningNet]:
+    """The training loop that the recipe asks for."""
+    return ContrastiveNet if recipe.tuning == "contrastive" else FineTuningNet
