@@ -84,6 +84,7 @@ def ours(job):
         max_epochs=job.epochs,
         batch_size=job.batch_size,
         early_stopping=False,
+        tuning="full",
         head_init="random",
         random_state=0,
         verbose=0,

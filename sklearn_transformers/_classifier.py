@@ -101,6 +101,9 @@ class TransformerTextClassifier(
     gradient_checkpointing : bool, default=False
         Keep only the input of each layer while training and compute the rest again for the
         gradient [6]_: the same result with a fraction of the memory, in about a third more time.
+    compile : bool, default=False
+        Let torch compile the backbone for training. Takes a minute first, and a compiler that
+        torch can use; worth a try for long trainings on a GPU. On a CPU it brought nothing.
     max_epochs : int or "auto", default="auto"
         Most passes over the training texts. "auto" is as many as show the model 3,000 texts: 10
         up to 300 training rows, 5 for 600, 3 from 1,000 on; and up to 20 below 96 rows, for 120
@@ -277,6 +280,7 @@ class TransformerTextClassifier(
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "gradient_checkpointing": ["boolean"],
+        "compile": ["boolean"],
         "max_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "early_stopping": ["boolean", StrOptions({"auto"})],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
@@ -312,6 +316,7 @@ class TransformerTextClassifier(
         max_grad_norm: float | None = 1.0,
         batch_size: int | str = "auto",
         gradient_checkpointing: bool = False,
+        compile: bool = False,  # noqa: A002  (torch's word for it)
         max_epochs: int | str = "auto",
         early_stopping: bool | str = "auto",
         validation_fraction: float = 0.1,
@@ -343,6 +348,7 @@ class TransformerTextClassifier(
         self.max_grad_norm = max_grad_norm
         self.batch_size = batch_size
         self.gradient_checkpointing = gradient_checkpointing
+        self.compile = compile
         self.max_epochs = max_epochs
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction

@@ -16,6 +16,7 @@ __all__ = [
     "draw_seed",
     "own_grad_mode",
     "present_device",
+    "quick_products",
     "resolve_device",
     "resolve_precision",
     "to_device",
@@ -108,6 +109,24 @@ def own_grad_mode(device: str) -> Iterator[None]:
     """Step out of the no_grad, inference_mode or autocast block that the caller may stand in."""
     with torch.inference_mode(False), torch.enable_grad(), autocast(device, "float32"):
         yield
+
+
+@contextmanager
+def quick_products(device: str) -> Iterator[None]:
+    """On CUDA let products of float32 matrices round to TF32; training bears it, answers would not.
+
+    It holds for all products with ``precision="float32"``, else for the few that autocast leaves
+    in float32.
+    """
+    if not device.startswith("cuda"):
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def to_device(array: np.ndarray, device: str) -> torch.Tensor:

@@ -13,7 +13,12 @@ from torch import nn
 
 from sklearn_transformers._batching import pad, sorted_batches, training_steps
 from sklearn_transformers._data import LabelledTexts
-from sklearn_transformers._device import autocast, check_out_of_memory, to_device
+from sklearn_transformers._device import (
+    autocast,
+    check_out_of_memory,
+    quick_products,
+    to_device,
+)
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier, parameter_groups
 from sklearn_transformers._recipe import Recipe
@@ -101,6 +106,7 @@ class FineTuningNet(NeuralNetClassifier):
             self.module.backbone,
             token_ids,
             gradient_checkpointing=self.recipe.gradient_checkpointing,
+            compiled=self.recipe.compile,
         ):
             self.initialize()
             self.n_steps_ = self.recipe.n_steps(len(train))
@@ -156,9 +162,10 @@ class FineTuningNet(NeuralNetClassifier):
             raise ValueError("callbacks froze every weight: nothing is left to train.")
         # Summed on the device: `.item()` would wait for the GPU every step.
         self.loss_sum_, self.n_seen_ = torch.zeros((), device=self.device), 0
-        for step in self._steps(data):
-            self._add_up_gradients(data, step)
-            self._update_weights()
+        with quick_products(self.device):
+            for step in self._steps(data):
+                self._add_up_gradients(data, step)
+                self._update_weights()
         loss = float(self.loss_sum_) / len(data)
         self.train_seconds_ = seconds = time.perf_counter() - start
         self._check_finite("training loss", loss)

@@ -40,6 +40,7 @@ class Recipe:
     max_grad_norm: float | None
     batch_size: int
     gradient_checkpointing: bool
+    compile: bool
     max_epochs: int
     calibrate: bool
     device: str

@@ -154,6 +154,7 @@ def resolve_recipe(
         label_smoothing=float(estimator.label_smoothing),
         max_grad_norm=None if norm is None else float(norm),
         batch_size=batch_size,
+        compile=bool(estimator.compile),
         gradient_checkpointing=_checked_checkpointing(estimator, model),
         max_epochs=1 if one_epoch else int(chosen("max_epochs", epochs)),
         calibrate=bool(estimator.calibrate),

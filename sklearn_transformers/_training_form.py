@@ -27,6 +27,7 @@ def training_form(
     token_ids: np.ndarray,
     *,
     gradient_checkpointing: bool = False,
+    compiled: bool = False,
 ) -> Iterator[None]:
     """Give the model its training form; afterwards it consists of torch's own modules again.
 
@@ -39,12 +40,15 @@ def training_form(
         The tokens of the training texts, each once.
     gradient_checkpointing : bool, default=False
         Keep each layer's input only, and compute the rest again for the gradient.
+    compiled : bool, default=False
+        Let torch compile the backbone.
     """
     with (
         replaced_layers(model),
         swift_attention(backbone),
         compact_vocabulary(backbone, token_ids),
         _checkpointed_layers(backbone) if gradient_checkpointing else nullcontext(),
+        _compiled(backbone) if compiled else nullcontext(),
     ):
         yield
 
@@ -60,6 +64,15 @@ def _checkpointed_layers(backbone: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         getattr(backbone, f"{name}_disable")()
+
+
+@contextmanager
+def _compiled(backbone: PreTrainedModel) -> Iterator[None]:
+    backbone.compile(dynamic=True)  # lengths differ from batch to batch
+    try:
+        yield
+    finally:
+        backbone._compiled_call_impl = None  # torch has no public way back
 
 
 @contextmanager

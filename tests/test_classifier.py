@@ -238,6 +238,8 @@ BAD_PARAMETERS = {
     "max_grad_norm": [0, -1, "auto"],
     "batch_size": [0, 1.5, None],
     "gradient_checkpointing": ["yes", 2],
+    "compile": ["yes", 2],
+    "tuning": ["prefix", None, 1],
     "max_epochs": [0, 2.5],
     "early_stopping": ["maybe", 2],
     "validation_fraction": [1.0, -0.1, 5],

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -332,3 +334,38 @@ def test_training__host__waits_once_an_epoch_however_many_steps(make, three_clas
             clf.fit(X, y)
         counts.append(waits.n)
     assert counts[1:] == [2, 2]
+
+
+@pytest.mark.slow
+def test_compile__fit__gives_the_same_model_and_leaves_torchs_own(make, binary):
+    X, y = binary
+    still = {"max_epochs": 2, "dropout": 0.0}
+    plain, compiled = (make(compile=wanted, **still).fit(X, y) for wanted in (False, True))
+    np.testing.assert_allclose(compiled.predict_proba(X), plain.predict_proba(X), atol=1e-3)
+    assert compiled.model_.backbone._compiled_call_impl is None
+    again = pickle.loads(pickle.dumps(compiled))
+    np.testing.assert_array_equal(again.predict_proba(X), compiled.predict_proba(X))
+
+
+def test_compile__training__compiles_for_changing_lengths_and_only_meanwhile(
+    make, binary, monkeypatch
+):
+    asked = []
+
+    def pretended(backbone, **options):
+        asked.append(options)
+        backbone._compiled_call_impl = backbone._call_impl
+
+    class Looking(Callback):
+        def on_batch_begin(self, net, **kwargs):
+            self.seen_ = net.module_.backbone._compiled_call_impl is not None
+
+    monkeypatch.setattr(torch.nn.Module, "compile", pretended)
+    looking = Looking()
+    clf = make(compile=True, max_epochs=1, callbacks=[looking]).fit(*binary)
+    assert asked == [{"dynamic": True}]
+    assert looking.seen_
+    assert clf.model_.backbone._compiled_call_impl is None
+    make(max_epochs=1, callbacks=[looking]).fit(*binary)
+    assert not looking.seen_
+    assert len(asked) == 1

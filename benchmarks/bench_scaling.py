@@ -1,0 +1,140 @@
+"""Whether more texts cost more each: time and memory of fit and predict at growing numbers.
+
+pip install -c constraints.txt -e ".[offline,bench]"
+python benchmarks/bench_scaling.py
+
+Each size runs in a process of its own, on distinct texts of 4 to 12 made-up words. A small model
+of random weights (two layers, 128 wide) shows what grows with the texts better than a large one,
+beside which everything is little: `--bundled` takes the bundled encoder. One epoch, batches of 32;
+times are seconds of CPU, memory is the highest resident one above that with the libraries loaded.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+from peers import header, line, machine
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, logging
+
+from sklearn_transformers import TransformerTextClassifier
+
+WORDS = [first + second for first in "bdfgklmnprst" for second in ("ab", "eck", "ill", "ot", "um")]
+LIBRARIES = ("sklearn_transformers._fitting", "transformers.models.bert.modeling_bert")
+
+
+def main():
+    options = parse()
+    if options.only:
+        print(json.dumps(measure(options)))
+        return
+    header("texts", "fit, ms a text", "fit, MiB", "predict, ms a text", "predict, MiB")
+    results = {}
+    for n_texts in options.sizes:
+        command = [sys.executable, __file__, *sys.argv[1:], "--only", str(n_texts)]
+        runs = []
+        for _ in range(options.repeats):
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            runs.append(json.loads(done.stdout.splitlines()[-1]))
+        middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        fit, predict = (1000 * middle[f"{part}_seconds"] / n_texts for part in ("fit", "predict"))
+        memory = (f"{middle[f'{part}_mib']:.0f}" for part in ("fit", "predict"))
+        line(n_texts, f"{fit:.2f}", next(memory), f"{predict:.3f}", next(memory))
+        results[n_texts] = runs
+    if options.json:
+        content = {"options": vars(options), "machine": machine(), "runs": results}
+        Path(options.json).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def measure(options):
+    """Seconds of CPU, and MiB above those of the libraries and the texts."""
+    logging.set_verbosity_error()
+    warnings.simplefilter("ignore")
+    for library in LIBRARIES:
+        import_module(library)
+    X, y = made_up(options.only)
+    with tempfile.TemporaryDirectory() as folder:
+        model = {} if options.bundled else {"model": small_model(folder)}
+        clf = TransformerTextClassifier(
+            **model,
+            max_epochs=1,
+            batch_size=32,
+            max_length=16,
+            tuning="full",
+            early_stopping=False,
+            random_state=0,
+            verbose=0,
+        )
+        clf.fit(X[:64], y[:64])  # what the first call alone has to do
+        before, start = highest(), time.process_time()
+        clf.fit(X, y)
+        fitted, done = highest(), time.process_time()
+        clf.predict([f"{text} anew" for text in X])
+        answered, end = highest(), time.process_time()
+    return {
+        "fit_seconds": done - start,
+        "fit_mib": fitted - before,
+        "predict_seconds": end - done,
+        "predict_mib": answered - fitted,
+    }
+
+
+def made_up(n_texts):
+    """Distinct texts, whose first word tells the class."""
+    rng = np.random.default_rng(0)
+    texts = []
+    for i in range(n_texts):
+        words = rng.choice(WORDS, rng.integers(4, 13))
+        texts.append(" ".join([WORDS[i % 4], *words, *(WORDS[int(c)] for c in str(i))]))
+    return texts, [i % 4 for i in range(n_texts)]
+
+
+def small_model(folder):
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(specials + WORDS)}, "[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16
+    )
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=512,
+    )
+    tokenizer.save_pretrained(folder)
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def highest():
+    """The highest resident memory of this process so far, in MiB."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib / 1024 / (1024 if sys.platform == "darwin" else 1)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[1000, 10_000, 100_000])
+    parser.add_argument("--bundled", action="store_true", help="the bundled encoder")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", help="write the raw figures there")
+    parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
