@@ -3,15 +3,16 @@
 pip install -c constraints.txt -e ".[offline,bench]"
 python benchmarks/bench_scaling.py
 
-Each size runs in a process of its own, on distinct texts of 4 to 12 made-up words. A small model
+Each size runs in a process of its own, on distinct texts of 12 to 20 made-up words. A small model
 of random weights (two layers, 128 wide) shows what grows with the texts better than a large one,
 beside which everything is little: `--bundled` takes the bundled encoder. One epoch, batches of 32;
-times are seconds of CPU, memory is the highest resident one above that with the libraries loaded.
+times are seconds of CPU. Memory is the highest resident one during the work above that before
+it, when libraries and texts are there and a small fit has been made. Linux only.
 """
 
 import argparse
 import json
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def main():
         command = [sys.executable, __file__, *sys.argv[1:], "--only", str(n_texts)]
         runs = []
         for _ in range(options.repeats):
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             runs.append(json.loads(done.stdout.splitlines()[-1]))
         middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         fit, predict = (1000 * middle[f"{part}_seconds"] / n_texts for part in ("fit", "predict"))
@@ -56,7 +57,7 @@ def main():
 
 
 def measure(options):
-    """Seconds of CPU, and MiB above those of the libraries and the texts."""
+    """Seconds of CPU and MiB of memory, of fit and of predict."""
     logging.set_verbosity_error()
     warnings.simplefilter("ignore")
     for library in LIBRARIES:
@@ -68,24 +69,35 @@ def measure(options):
             **model,
             max_epochs=1,
             batch_size=32,
-            max_length=16,
+            max_length=24,
             tuning="full",
             early_stopping=False,
             random_state=0,
             verbose=0,
         )
         clf.fit(X[:64], y[:64])  # what the first call alone has to do
-        before, start = highest(), time.process_time()
-        clf.fit(X, y)
-        fitted, done = highest(), time.process_time()
-        clf.predict([f"{text} anew" for text in X])
-        answered, end = highest(), time.process_time()
+        unseen = [f"{text} anew" for text in X]
+        fit_seconds, fit_mib = cost(lambda: clf.fit(X, y))
+        predict_seconds, predict_mib = cost(lambda: clf.predict(unseen))
     return {
-        "fit_seconds": done - start,
-        "fit_mib": fitted - before,
-        "predict_seconds": end - done,
-        "predict_mib": answered - fitted,
+        "fit_seconds": fit_seconds,
+        "fit_mib": fit_mib,
+        "predict_seconds": predict_seconds,
+        "predict_mib": predict_mib,
     }
+
+
+def cost(work):
+    """Seconds of CPU, and the highest memory above what is taken before, in MiB."""
+    Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
+    before, start = resident("VmRSS"), time.process_time()
+    work()
+    return time.process_time() - start, resident("VmHWM") - before
+
+
+def resident(kind):
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{kind}:\s+(\d+) kB", status)[1]) / 1024
 
 
 def made_up(n_texts):
@@ -94,7 +106,7 @@ def made_up(n_texts):
     texts = []
     for i in range(n_texts):
         words = rng.choice(WORDS, rng.integers(4, 13))
-        texts.append(" ".join([WORDS[i % 4], *words, *(WORDS[int(c)] for c in str(i))]))
+        texts.append(" ".join([WORDS[i % 4], *words, *(WORDS[int(c)] for c in f"{i:07d}")]))
     return texts, [i % 4 for i in range(n_texts)]
 
 
@@ -106,7 +118,7 @@ def small_model(folder):
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16
+        tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", model_max_length=24
     )
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -118,12 +130,6 @@ def small_model(folder):
     tokenizer.save_pretrained(folder)
     BertModel(config).save_pretrained(folder)
     return folder
-
-
-def highest():
-    """The highest resident memory of this process so far, in MiB."""
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib / 1024 / (1024 if sys.platform == "darwin" else 1)
 
 
 def parse():

@@ -18,6 +18,7 @@ from sklearn_transformers._process import is_one_of_many, is_worker
 __all__ = [
     "LinearSchedule",
     "Progress",
+    "Settle",
     "ValidationScore",
     "check_callbacks",
     "epoch_tasks",
@@ -78,6 +79,13 @@ class ValidationScore(Callback):
         net.record("valid_score", score, lower_is_better=False)
 
 
+class Settle(Callback):
+    """Lets those who look at the model after an epoch see one that answers."""
+
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        net.settle()
+
+
 class EpochTasks(Callback):
     """Tells scikit-learn's own callbacks (``sklearn.callback``) of each epoch.
 
@@ -97,7 +105,6 @@ class EpochTasks(Callback):
         self.epoch_ = self.task.epoch()
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
-        net.module_.eval()  # whoever asks for predictions now gets those of a fitted model
         wants_stop = self.epoch_.end(self.fitted | {"temperature_": net.temperature_})
         net.stop_training = net.stop_training or wants_stop
 

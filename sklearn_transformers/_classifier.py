@@ -63,15 +63,17 @@ class TransformerTextClassifier(
         for: its own setting for sentence-transformers checkpoints, "last" for decoders, "cls"
         for other encoders.
     dropout : float in [0, 1), default=None
-        Dropout in the backbone and in front of the head while training. None keeps what the
+        Dropout in the backbone and in front of a head that is trained. None keeps what the
         checkpoint states.
     tuning : {"auto", "full", "contrastive"}, default="auto"
         How the model is trained. "full": backbone and head together, by the cross-entropy of the
         labels. "contrastive": the backbone by pairs of texts, whose vectors are drawn together
         where they share a class and apart where they do not; the head is a logistic regression
-        on these vectors [7]_. "auto" is "contrastive" where rows are few (below 300, or 20 per
-        class up to 800), unless training goes on from an earlier model or one of `head_init`,
-        `head_learning_rate` and `label_smoothing` asks for a head that is trained.
+        on these vectors [7]_. "auto" is "contrastive" where rows are few: below 300, at least 8
+        for each class, and of at most 10 classes; unless training goes on from an earlier model,
+        `head_init`, `head_learning_rate` or `label_smoothing` asks for a head that is trained,
+        `batch_size` is below 8, or `callbacks` want to see the usual training. In a search,
+        where these or the number of rows differ, choose one.
     head_init : {"auto", "logistic", "random"}, default="auto"
         Where the head starts: from a logistic regression on the vectors of the pretrained
         backbone, its L2 penalty chosen on held-out parts of the training rows [3]_, or from
@@ -96,8 +98,8 @@ class TransformerTextClassifier(
         Gradients with a larger Euclidean norm are scaled down to it. None does not clip.
     batch_size : int or "auto", default="auto"
         Texts per optimiser step. Steps that hold too many tokens are computed in parts, with
-        the same gradient. "auto" is 8 below 200 training rows, 16 below 2,000, else 32; twice
-        as many with contrastive tuning, whose pairs are those of a step.
+        the same gradient. "auto" is 8 below 200 training rows, 16 below 2,000, else 32; with
+        contrastive tuning, whose pairs are those of a step, 16 below 200 rows, else 32.
     gradient_checkpointing : bool, default=False
         Keep only the input of each layer while training and compute the rest again for the
         gradient [6]_: the same result with a fraction of the memory, in about a third more time.
@@ -220,10 +222,12 @@ class TransformerTextClassifier(
         (the backbone's at the end of the epoch), `seconds` and, of these, `train_seconds`;
         `examples_per_second` and `tokens_per_second` (of training, without padding); with
         validation rows also `valid_loss` (calibrated), `valid_score`, `temperature` and
-        `valid_seconds`. Epoch 0 is the start, with `load_seconds`, `tokenise_seconds`,
-        `n_folds` and `cross_fit_seconds` (if there was a cross-validation: then the first and the
-        last row have its scores, the others none) and, for a head from a logistic regression,
-        `head_seconds`, its `penalty` and its `train_loss`.
+        `valid_seconds`; with contrastive tuning `train_loss` is that of the pairs, and
+        `head_seconds` are those of the head's fit. Epoch 0 is the start, with `load_seconds`,
+        `tokenise_seconds`, `n_folds` and `cross_fit_seconds` (if there was a cross-validation:
+        then the first and the last row have its scores, the others none) and, for a head from a
+        logistic regression, `head_seconds`, its `penalty` and, with full tuning, its
+        `train_loss`.
 
     See Also
     --------

@@ -16,7 +16,6 @@ __all__ = [
     "draw_seed",
     "own_grad_mode",
     "present_device",
-    "quick_products",
     "resolve_device",
     "resolve_precision",
     "to_device",
@@ -111,24 +110,6 @@ def own_grad_mode(device: str) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def quick_products(device: str) -> Iterator[None]:
-    """On CUDA let products of float32 matrices round to TF32; training bears it, answers would not.
-
-    It holds for all products with ``precision="float32"``, else for the few that autocast leaves
-    in float32.
-    """
-    if not device.startswith("cuda"):
-        yield
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def to_device(array: np.ndarray, device: str) -> torch.Tensor:
     """Copy to the device; to a GPU without making the host wait."""
     tensor = torch.from_numpy(array)
@@ -137,9 +118,7 @@ def to_device(array: np.ndarray, device: str) -> torch.Tensor:
     return tensor.to(device)
 
 
-def check_out_of_memory(
-    error: RuntimeError, n_texts: int, n_tokens: int, *, divisible: bool = True
-) -> None:
+def check_out_of_memory(error: RuntimeError, n_texts: int, n_tokens: int) -> None:
     """Raise the error, unless memory ran out and there are texts left to divide.
 
     CUDA has a class of error for that, others only say so.
@@ -147,11 +126,9 @@ def check_out_of_memory(
     said = "out of memory" in str(error) or "can't allocate memory" in str(error)
     if not (said or isinstance(error, torch.OutOfMemoryError)):
         raise error
-    if n_texts == 1 or not divisible:
-        texts = "a single text" if n_texts == 1 else f"the pairs of {n_texts} texts"
-        smaller = "max_length" if n_texts == 1 else "batch_size or max_length"
+    if n_texts == 1:
         raise torch.OutOfMemoryError(
-            f"Memory does not suffice for {texts} of {n_tokens} tokens. Lower {smaller}, "
+            f"Memory does not suffice for a single text of {n_tokens} tokens. Lower max_length, "
             "set gradient_checkpointing=True, or take a smaller model or another device."
         ) from error
 

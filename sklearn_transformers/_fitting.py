@@ -8,6 +8,7 @@ import numpy as np
 from sklearn_transformers._callbacks import (
     LinearSchedule,
     Progress,
+    Settle,
     ValidationScore,
     check_callbacks,
     epoch_tasks,
@@ -238,6 +239,8 @@ def _train(
     progress = Progress() if shows_epochs(estimator.verbose) else None
     if progress is not None:
         ours.append(progress)
+    if callbacks:
+        ours.append(Settle())
     measure, valid = (None, None) if held is None else (held.measure, held.data)
     net = net_of(recipe)(model, recipe, rng, ours + callbacks, measure, int(estimator.verbose))
     try:

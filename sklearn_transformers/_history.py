@@ -18,6 +18,7 @@ HISTORY_KEYS = (
     "seconds",
     "train_seconds",
     "valid_seconds",
+    "head_seconds",
     "examples_per_second",
     "tokens_per_second",
 )

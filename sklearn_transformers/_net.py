@@ -16,7 +16,6 @@ from sklearn_transformers._data import LabelledTexts
 from sklearn_transformers._device import (
     autocast,
     check_out_of_memory,
-    quick_products,
     to_device,
 )
 from sklearn_transformers._inference import run
@@ -119,6 +118,10 @@ class FineTuningNet(NeuralNetClassifier):
         self._check_finite("sum of the logits", float(logits.sum()))
         return self
 
+    def settle(self) -> None:
+        """Let the model answer, between epochs, as it would if training ended here."""
+        self._set_training(False)
+
     def record(self, name: str, value: float, *, lower_is_better: bool = True) -> None:
         """Write to the history, with the mark `<name>_best` that skorch's callbacks read."""
         earlier = [row[name] for row in self.history[:-1]]
@@ -162,10 +165,9 @@ class FineTuningNet(NeuralNetClassifier):
             raise ValueError("callbacks froze every weight: nothing is left to train.")
         # Summed on the device: `.item()` would wait for the GPU every step.
         self.loss_sum_, self.n_seen_ = torch.zeros((), device=self.device), 0
-        with quick_products(self.device):
-            for step in self._steps(data):
-                self._add_up_gradients(data, step)
-                self._update_weights()
+        for step in self._steps(data):
+            self._add_up_gradients(data, step)
+            self._update_weights()
         loss = float(self.loss_sum_) / len(data)
         self.train_seconds_ = seconds = time.perf_counter() - start
         self._check_finite("training loss", loss)

@@ -13,6 +13,7 @@ __all__ = [
     "auto_epochs",
     "auto_head_learning_rate",
     "auto_learning_rate",
+    "suit_pairs",
 ]
 
 # docs/recipe.md says why, docs/accuracy.md what benchmarks/bench_accuracy.py has measured so far.
@@ -24,6 +25,7 @@ STEPS_TO_MAKE, MOST_EPOCHS_OF_FEW = 120, 20
 PAIRED_TEXTS = {200: 32, 0: 16}
 FEW_ROWS, FEW_ROWS_IN_A_CLASS, FEW_ROWS_AT_MOST = 300, 20, 800
 FOLDS = 2
+ROWS_IN_A_CLASS_FOR_PAIRS, MOST_CLASSES_FOR_PAIRS = 8, 10
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,16 @@ def are_few(n_rows: int, n_classes: int) -> bool:
     """Whether a tenth of the rows is too little to judge by, or too much to train without."""
     of_many_classes = min(FEW_ROWS_IN_A_CLASS * n_classes, FEW_ROWS_AT_MOST)
     return n_rows < max(FEW_ROWS, of_many_classes)
+
+
+def suit_pairs(n_rows: int, n_classes: int) -> bool:
+    """Whether pairs of texts teach more than labels.
+
+    A step of 16 texts must hold pairs of either kind: with many classes, or few rows of each,
+    nearly all would be of different classes.
+    """
+    enough = n_rows >= ROWS_IN_A_CLASS_FOR_PAIRS * n_classes
+    return enough and n_rows < FEW_ROWS and n_classes <= MOST_CLASSES_FOR_PAIRS
 
 
 def _at(steps: dict[int, int], n_rows: int) -> int:

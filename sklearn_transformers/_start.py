@@ -19,12 +19,12 @@ from sklearn_transformers._model import TextClassifier, head_dropout
 from sklearn_transformers._pretrained import load_pretrained
 from sklearn_transformers._recipe import (
     Recipe,
-    are_few,
     auto_batch_size,
     auto_contrast,
     auto_epochs,
     auto_head_learning_rate,
     auto_learning_rate,
+    suit_pairs,
 )
 from sklearn_transformers._split import hold_out
 from sklearn_transformers._tokenization import resolve_max_length
@@ -46,6 +46,9 @@ ONLY_FOR_A_TRAINED_HEAD: dict[str, tuple[Any, ...]] = {
     "head_learning_rate": ("auto",),
     "label_smoothing": (0.0,),
 }
+
+# In smaller steps most texts would meet no other of their class.
+SMALLEST_STEP_OF_PAIRS = 8
 
 # More rows make a linear head no better, and fine-tuning sees them all anyway.
 MOST_ROWS = 10_000
@@ -76,27 +79,36 @@ def resolve_tuning(
     estimator: Any, n_rows: int, n_classes: int, proceed: bool, one_epoch: bool
 ) -> str:
     """Which way to train; "auto" never meets a parameter that its choice has no use for."""
+    tuning, batch_size = str(estimator.tuning), estimator.batch_size
     in_the_way = [
         (name, value)
         for name, neutral in ONLY_FOR_A_TRAINED_HEAD.items()
         if (value := getattr(estimator, name)) not in neutral
     ]
-    if estimator.tuning == "auto":
-        few = are_few(n_rows, n_classes) and not (proceed or one_epoch or in_the_way)
-        return "contrastive" if few else "full"
-    if estimator.tuning == "contrastive" and one_epoch:
+    if tuning == "auto":
+        few_pairs = batch_size != "auto" and batch_size < SMALLEST_STEP_OF_PAIRS
+        reasons = proceed or one_epoch or in_the_way or few_pairs or estimator.callbacks
+        return "contrastive" if suit_pairs(n_rows, n_classes) and not reasons else "full"
+    if tuning == "full":
+        return tuning
+    if one_epoch:
         raise ValueError(
             "tuning='contrastive' is not supported by partial_fit, because its head is fitted to "
             "all rows together. Use fit, or tuning='full'."
         )
-    if estimator.tuning == "contrastive" and in_the_way:
+    if in_the_way:
         name, value = in_the_way[0]
         neutral = ONLY_FOR_A_TRAINED_HEAD[name][0]
         raise ValueError(
             f"With tuning='contrastive' the head is a logistic regression, for which "
             f"{name}={value!r} has no meaning. Set it to {neutral!r}, or use tuning='full'."
         )
-    return str(estimator.tuning)
+    if batch_size == 1:
+        raise ValueError(
+            "With tuning='contrastive' the texts of a step make pairs, but batch_size=1. Set it "
+            "to 'auto' or to 8 and more, or use tuning='full'."
+        )
+    return tuning
 
 
 def starting_model(
@@ -206,7 +218,14 @@ def start_head(
         kept, _ = hold_out(data.codes, 1 - MOST_ROWS / len(data), rng)
         data = data.take(kept)
     precision = recipe.precision
-    vectors = run(model.embed, data.texts, recipe.padding, recipe.device, precision=precision)
+    vectors = run(
+        model.embed,
+        data.texts,
+        recipe.padding,
+        recipe.device,
+        precision=precision,
+        budget=recipe.budget,
+    )
     if not np.isfinite(vectors).all():
         raise TrainingDivergedError(
             f"The pretrained model turns texts into vectors that are not finite (precision="

@@ -6,13 +6,13 @@ import pytest
 import torch
 from conftest import encoded_texts, toy_texts
 from scipy.special import softmax
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, Freezer
 
 from sklearn_transformers import TransformerTextClassifier
 from sklearn_transformers._batching import Budget
-from sklearn_transformers._contrast import ContrastiveNet, pair_loss
+from sklearn_transformers._contrast import pair_loss
 from sklearn_transformers._data import LabelledTexts
-from sklearn_transformers._recipe import auto_contrast
+from sklearn_transformers._recipe import auto_contrast, suit_pairs
 
 
 @pytest.fixture
@@ -43,13 +43,13 @@ def raw_logits(clf, X):
 
 
 def loss_by_hand(vectors, codes, weights):
-    sums = {True: [0.0, 0.0], False: [0.0, 0.0]}
+    sums = {True: [0.0, 0], False: [0.0, 0]}
     for i, j in combinations(range(len(codes)), 2):
         cosine = vectors[i] @ vectors[j] / np.linalg.norm(vectors[i]) / np.linalg.norm(vectors[j])
         same = bool(codes[i] == codes[j])
         sums[same][0] += weights[i] * weights[j] * (cosine - same) ** 2
-        sums[same][1] += weights[i] * weights[j]
-    return sum(total / max(mass, 1e-30) / 2 for total, mass in sums.values())
+        sums[same][1] += 1
+    return sum(total / max(count, 1) / 2 for total, count in sums.values())
 
 
 @pytest.mark.parametrize("codes", [[0, 1, 2, 1, 0, 0], [1] * 6, [0, 1, 2, 3, 4, 5]])
@@ -227,16 +227,35 @@ def test_auto__few_rows__are_tuned_by_pairs(checkpoints):
     assert clf.fit(X[:299], y[:299]).tuning_ == "contrastive"
     assert clf.head_learning_rate_ is None
     assert clf.batch_size_ == 32
+    assert "train_loss" not in clf.history_[0]
+    assert clf.history_[1]["head_seconds"] > 0
     for name, value in (
         ("head_init", "random"),
         ("head_learning_rate", 1e-3),
         ("label_smoothing", 0.1),
+        ("batch_size", 7),
+        ("callbacks", [Freezer("backbone*")]),  # leaves the head to be trained
         ("tuning", "full"),
     ):
         other = TransformerTextClassifier(**(clf.get_params() | {name: value}))
-        assert other.fit(X[:60], y[:60]).tuning_ == "full"
+        assert other.fit(X[:60], y[:60]).tuning_ == "full", name
     assert clf.set_params(warm_start=True).fit(X[:60], y[:60]).tuning_ == "full"
     assert clf.partial_fit(X[:60], y[:60]).tuning_ == "full"
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_classes", "expected"),
+    [
+        (15, 2, False),
+        (16, 2, True),
+        (299, 2, True),
+        (300, 2, False),
+        (80, 10, True),
+        (99, 11, False),
+    ],
+)
+def test_suit_pairs__rows_and_classes__leave_pairs_of_either_kind(n_rows, n_classes, expected):
+    assert suit_pairs(n_rows, n_classes) is expected
 
 
 @pytest.mark.parametrize(
@@ -283,13 +302,93 @@ def test_warm_start__contrastive__goes_on_from_the_model(contrastive):
     assert clf.tuning_ == "contrastive"
 
 
-def test_fit__memory_runs_out__says_that_pairs_need_all_texts(contrastive, monkeypatch):
-    def embed(self, data, rows):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+def test_fit__single_text_a_step__is_refused_by_name(contrastive):
+    with pytest.raises(ValueError, match=r"batch_size=1\. Set it to"):
+        contrastive(batch_size=1).fit(*toy_texts(20))
 
-    monkeypatch.setattr(ContrastiveNet, "_embed", embed)
-    with pytest.raises(torch.OutOfMemoryError, match=r"the pairs of 10 texts.* Lower batch_size"):
-        contrastive().fit(*toy_texts(20))
+
+def test_fit__frozen_backbone__is_refused(contrastive):
+    with pytest.raises(ValueError, match="callbacks froze every weight"):
+        contrastive(callbacks=[Freezer("backbone*")]).fit(*toy_texts(20))
+
+
+# --- who looks on ----------------------------------------------------------------------------
+
+
+def test_fit__x_val__changes_nothing_but_the_records(contrastive):
+    X, y = toy_texts(60)
+    X_val, y_val = toy_texts(20, seed=2)
+    alone = contrastive(max_epochs=3).fit(X, y)
+    watched = contrastive(max_epochs=3).fit(X, y, X_val=X_val, y_val=y_val)
+    np.testing.assert_array_equal(alone.transform(X), watched.transform(X))
+    np.testing.assert_array_equal(raw_logits(alone, X), raw_logits(watched, X))
+    assert "valid_score" in watched.history_[1]
+
+
+def test_fit__callback__meets_a_head_that_fits_the_vectors(contrastive):
+    class Looking(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            assert not net.module_.training
+            self.head = net.module_.head.weight.detach().clone()
+
+    looking = Looking()
+    X, y = toy_texts(60)
+    clf = contrastive(max_epochs=3, callbacks=[looking]).fit(X, y)
+    assert torch.equal(looking.head, clf.model_.head.weight)
+    alone = contrastive(max_epochs=3).fit(X, y)
+    assert torch.equal(alone.model_.head.weight, clf.model_.head.weight)
+
+
+class LittleMemory(Callback):
+    """Lets the backbone run out of memory above some rows, or above some that keep a graph."""
+
+    def __init__(self, most, with_graph):
+        self.most, self.with_graph = most, with_graph
+
+    def on_train_begin(self, net, X=None, y=None):
+        self.kept_, original = 0, net.module_.embed
+
+        def embed(input_ids, attention_mask):
+            keeps = torch.is_grad_enabled() and not self.recomputes
+            self.kept_ += len(input_ids) if keeps else 0
+            if len(input_ids) > self.most or (self.with_graph and self.kept_ > self.most):
+                self.kept_ = 0
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return original(input_ids, attention_mask)
+
+        net.module_.embed = embed
+        self.net_ = net
+
+    @property
+    def recomputes(self):
+        return self.net_.sparing_
+
+    def on_grad_computed(self, net, **kwargs):
+        self.kept_ = 0
+
+    def on_train_end(self, net, X=None, y=None):
+        del net.module_.embed
+
+
+@pytest.mark.parametrize("with_graph", [False, True])
+def test_fit__memory_runs_out__trains_the_same_in_parts(contrastive, with_graph):
+    X, y = toy_texts(32)
+    still = {"max_epochs": 2, "dropout": 0.0}
+    plain = contrastive(**still).fit(X, y)
+    little = LittleMemory(5, with_graph)
+    with pytest.warns(UserWarning, match="Memory ran out with 16 texts"):
+        parts = contrastive(**still, callbacks=[little]).fit(X, y)
+    np.testing.assert_allclose(parts.transform(X), plain.transform(X), atol=1e-4)
+    losses = [[row["train_loss"] for row in clf.history_[1:]] for clf in (plain, parts)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_fit__memory_for_no_text__says_so(contrastive):
+    with (
+        pytest.warns(UserWarning, match="Memory ran out"),
+        pytest.raises(torch.OutOfMemoryError, match="single text"),
+    ):
+        contrastive(callbacks=[LittleMemory(0, False)]).fit(*toy_texts(20))
 
 
 # --- rows that are one -----------------------------------------------------------------------

@@ -1,5 +1,3 @@
-from contextlib import suppress
-
 import numpy as np
 import pytest
 import torch
@@ -7,7 +5,6 @@ import torch
 from sklearn_transformers._device import (
     draw_seed,
     present_device,
-    quick_products,
     resolve_device,
     resolve_precision,
 )
@@ -92,12 +89,3 @@ def test_draw_seed__none__is_new_each_time_and_leaves_numpy_alone():
 def test_resolve_device__meta__holds_nothing_and_is_refused():
     with pytest.raises(ValueError, match="device='meta' is not available"):
         resolve_device("meta")
-
-
-@pytest.mark.parametrize(("device", "inside"), [("cpu", "highest"), ("cuda:0", "high")])
-def test_quick_products__cuda_only__and_set_back(device, inside):
-    assert torch.get_float32_matmul_precision() == "highest"
-    with suppress(KeyError), quick_products(device):
-        assert torch.get_float32_matmul_precision() == inside
-        raise KeyError
-    assert torch.get_float32_matmul_precision() == "highest"

@@ -104,10 +104,13 @@ def test_fit__failing__tears_down_and_leaves_the_estimator_as_it_was(make, binar
     assert vars(clf) == before
 
 
-def test_scoring_monitor__fit_again__scores_every_epoch_as_predict_would(make, binary):
+@pytest.mark.parametrize("tuning", ["full", "contrastive"])
+def test_scoring_monitor__fit_again__scores_every_epoch_as_predict_would(make, binary, tuning):
     X, y = binary
     monitor = callback.ScoringMonitor(scoring=["accuracy", "neg_log_loss"])
-    clf = make(max_epochs=3, early_stopping=False).set_callbacks(monitor).fit(X, y).fit(X, y)
+    head = {"head_init": "auto", "head_learning_rate": "auto"} if tuning == "contrastive" else {}
+    clf = make(max_epochs=3, early_stopping=False, tuning=tuning, **head)
+    clf.set_callbacks(monitor).fit(X, y).fit(X, y)
     rows = [row for row in monitor.get_logs().data if row["task_name"] == "epoch"]
     assert [row["task_id"] for row in rows] == [0, 1, 2]
     assert rows[-1]["accuracy"] == accuracy_score(y, clf.predict(X))
