@@ -44,7 +44,8 @@ class TransformerTextClassifier(
     in a Pipeline, be searched, cross-validated, cloned and pickled. `fit` trains all weights
     of the Transformer (the backbone) and a new linear layer on top of it (the head), on the
     GPU where there is one, and keeps the weights of the epoch that scored best on held-out
-    rows. As a transformer it turns texts into the vectors that the head sees.
+    rows; where rows are few it learns from pairs of texts. As a transformer it turns texts into
+    the vectors that the head sees.
 
     Parameters
     ----------
