@@ -32,6 +32,10 @@ class Rows:
         """These rows only, in this order."""
         return Rows([self.texts[i] for i in rows], self.codes[rows], self.weights[rows])
 
+    def n_distinct(self) -> int:
+        """How many pairs of text and code there are: a row given twice is a row of weight 2."""
+        return len(set(zip(self.texts, self.codes.tolist(), strict=True)))
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledTexts:

@@ -90,7 +90,7 @@ def fine_tune(
     valid = read_validation(codec, X_val, y_val, sample_weight_val)
     callbacks = check_callbacks(estimator.callbacks)
     check_start(estimator, proceed)
-    tuning = resolve_tuning(estimator, len(rows), len(codec.classes), proceed, one_epoch)
+    tuning = resolve_tuning(estimator, rows.n_distinct(), len(codec.classes), proceed, one_epoch)
     if not one_epoch:
         warn_of_rows(rows, codec.classes)
 
@@ -119,8 +119,9 @@ def fine_tune(
     with seeded(int(rng.integers(2**63)), device), own_grad_mode(device):
         # 4. The model to start from.
         model, tokenizer, padding = starting_model(estimator, len(codec.classes), proceed)
+        n_rows = train.n_distinct() if tuning == "contrastive" else len(train)
         recipe = resolve_recipe(
-            estimator, model, padding, device, precision, tuning, len(train), one_epoch
+            estimator, model, padding, device, precision, tuning, n_rows, one_epoch
         )
         load_seconds = clock.lap()
 

@@ -178,6 +178,17 @@ def test_sample_weight__two__equals_row_twice(contrastive):
     assert np.abs(weighted.predict_proba(X) - plain.predict_proba(X)).max() > 1e-3
 
 
+def test_auto__rows_given_twice__are_no_more_rows(checkpoints):
+    X, y = toy_texts(160)
+    clf = TransformerTextClassifier(
+        checkpoints["bert"], early_stopping=False, random_state=0, verbose=0, precision="float32"
+    )
+    once = clf.fit(X, y).predict_proba(X)
+    assert (clf.tuning_, clf.batch_size_) == ("contrastive", 16)
+    twice = clf.fit(X + X, y + y).predict_proba(X)
+    np.testing.assert_allclose(once, twice, atol=1e-5)
+
+
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
 def test_sample_weight__zero__equals_row_absent(contrastive, class_weight):
     X, y = toy_texts(50)
