@@ -1,4 +1,5 @@
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -337,6 +338,9 @@ def test_training__host__waits_once_an_epoch_however_many_steps(make, three_clas
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.filterwarnings("default::DeprecationWarning")  # torch's compiler imports old parts
+@pytest.mark.filterwarnings("default::FutureWarning")
 def test_compile__fit__gives_the_same_model_and_leaves_torchs_own(make, binary):
     X, y = binary
     still = {"max_epochs": 2, "dropout": 0.0}
