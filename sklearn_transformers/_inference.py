@@ -88,20 +88,25 @@ def run(
     if device.startswith("cuda"):
         refuse_fork()
     rows, twins = texts.distinct()
-    batches, outputs = [], []
+    batches: list[np.ndarray] = []
+    by_length, n_done = torch.empty(0), 0
     budget = Budget.on(device) if budget is None else budget
     # The caller may stand inside an autocast block: it makes no difference to the answers.
     with torch.inference_mode(), autocast(device, precision):
         for batch in sorted_batches(texts.lengths, rows, padding, budget):
             output = _read(forward, texts, batch, padding, device, budget)
             batches.append(batch)
-            outputs.append(output)
+            if n_done == 0:
+                by_length = output.new_empty((len(rows), *output.shape[1:]), dtype=torch.float32)
+            # Kept as they are, thousands of small tensors would scatter over the heap.
+            by_length[n_done : n_done + len(batch)] = output
+            n_done += len(batch)
             if observe is not None:
                 observe(*_with_twins(batch, output, rows, twins))
         # One copy to the host at the end: a copy per batch would wait for the GPU each time.
-        by_length = torch.cat(outputs).float().cpu().numpy()
-    answers = np.empty((len(texts), by_length.shape[1]), np.float32)
-    answers[np.concatenate(batches)] = by_length
+        in_order = by_length.cpu().numpy()
+    answers = np.empty((len(texts), in_order.shape[1]), np.float32)
+    answers[np.concatenate(batches)] = in_order
     return answers if len(rows) == len(texts) else answers[rows[twins]]
 
 
