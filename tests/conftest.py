@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from sklearn_transformers import TransformerTextClassifier, clear_cache
+from sklearn_transformers._cache import CHECKPOINTS, TOKENS
 from sklearn_transformers._encoded import EncodedTexts
 
 GOOD = ["good", "great", "fine", "lovely", "superb", "happy", "bright", "sweet"]
@@ -156,8 +157,11 @@ def checkpoints(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def fresh_cache():
-    """No test finds what another left in the process's caches."""
+    """No test finds what another left in the process's caches, nor their size changed."""
     clear_cache()
+    before = CHECKPOINTS.max_bytes, TOKENS.max_bytes
+    yield
+    CHECKPOINTS.max_bytes, TOKENS.max_bytes = before
 
 
 @pytest.fixture

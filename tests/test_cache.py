@@ -23,14 +23,6 @@ from sklearn_transformers._pretrained import load_pretrained
 from sklearn_transformers._tokenization import encode
 
 
-@pytest.fixture(autouse=True)
-def sizes():
-    """Leave the caches as large as they were."""
-    before = CHECKPOINTS.max_bytes, TOKENS.max_bytes
-    yield
-    CHECKPOINTS.max_bytes, TOKENS.max_bytes = before
-
-
 @pytest.fixture
 def counted(monkeypatch):
     """Count what is read from files, and how often each text is tokenised."""
