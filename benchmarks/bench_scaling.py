@@ -48,8 +48,8 @@ def main():
             runs.append(json.loads(done.stdout.splitlines()[-1]))
         middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         fit, predict = (1000 * middle[f"{part}_seconds"] / n_texts for part in ("fit", "predict"))
-        memory = (f"{middle[f'{part}_mib']:.0f}" for part in ("fit", "predict"))
-        line(n_texts, f"{fit:.2f}", next(memory), f"{predict:.3f}", next(memory))
+        fit_mib, predict_mib = (f"{middle[f'{part}_mib']:.0f}" for part in ("fit", "predict"))
+        line(n_texts, f"{fit:.2f}", fit_mib, f"{predict:.3f}", predict_mib)
         results[n_texts] = runs
     if options.json:
         content = {"options": vars(options), "machine": machine(), "runs": results}

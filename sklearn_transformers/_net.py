@@ -13,11 +13,7 @@ from torch import nn
 
 from sklearn_transformers._batching import pad, sorted_batches, training_steps
 from sklearn_transformers._data import LabelledTexts
-from sklearn_transformers._device import (
-    autocast,
-    check_out_of_memory,
-    to_device,
-)
+from sklearn_transformers._device import autocast, check_out_of_memory, to_device
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier, parameter_groups
 from sklearn_transformers._recipe import Recipe
