@@ -14,6 +14,7 @@ from sklearn_transformers._fork import in_every_fork
 __all__ = [
     "CHECKPOINTS",
     "TOKENS",
+    "VECTORS",
     "ByteCache",
     "clear_cache",
     "fingerprint",
@@ -96,6 +97,7 @@ class ByteCache:
 
 CHECKPOINTS = ByteCache(2 * 2**30, lambda checkpoint: int(checkpoint.n_bytes))
 TOKENS = ByteCache(256 * 2**20, lambda ids: len(ids) + BYTES_PER_ENTRY)
+VECTORS = ByteCache(256 * 2**20, lambda vectors: vectors.nbytes + BYTES_PER_ENTRY)
 
 
 # Reading a tokenizer takes some 20 ms, too long for every `predict` of a single text. What is
@@ -122,7 +124,7 @@ def share_fingerprint(tokenizer: Any, copied: Any) -> None:
 
 
 def clear_cache() -> None:
-    """Forget the pretrained weights and the tokens that this process has kept.
+    """Forget the pretrained weights, the tokens and the vectors that this process has kept.
 
     Frees their memory and makes the next `fit` read the model anew. Changed files in a folder
     are noticed without it; a name on the Hub means the same model until this is called.
@@ -138,14 +140,18 @@ def clear_cache() -> None:
     """
     CHECKPOINTS.clear()
     TOKENS.clear()
+    VECTORS.clear()
 
 
-def set_cache_size(*, weights: int | None = None, tokens: int | None = None) -> None:
-    """Bound the memory in which this process keeps pretrained weights and tokens.
+def set_cache_size(
+    *, weights: int | None = None, tokens: int | None = None, vectors: int | None = None
+) -> None:
+    """Bound the memory in which this process keeps pretrained weights, tokens and vectors.
 
-    In a search or a cross-validation, the pretrained model is read once and each text is
-    tokenised once, however many candidates and folds there are. Results are the same, bit by
-    bit, with any size. Nothing of this is ever pickled.
+    In a search or a cross-validation, the pretrained model is read once, each text is tokenised
+    once, and a fold's texts go through the untrained model once, however many candidates and
+    folds there are. Results are the same, bit by bit, with any size. Nothing of this is ever
+    pickled.
 
     Parameters
     ----------
@@ -156,6 +162,10 @@ def set_cache_size(*, weights: int | None = None, tokens: int | None = None) -> 
         Bytes for tokenised texts, those of `predict` included; 256 MiB at the start, enough for
         a million texts of 15 tokens or 200,000 of 256. The texts are kept as token ids only,
         from which most of a text can be read back. 0 keeps none, None leaves the bound as it is.
+    vectors : int, default=None
+        Bytes for what pretrained models made of texts before any training: heads start from
+        these vectors, and ``tuning="head"`` needs nothing else. 256 MiB at the start, enough for
+        170,000 texts and the default model. 0 keeps none, None leaves the bound as it is.
 
     Raises
     ------
@@ -171,9 +181,11 @@ def set_cache_size(*, weights: int | None = None, tokens: int | None = None) -> 
     >>> from sklearn_transformers import set_cache_size
     >>> set_cache_size(weights=500_000_000)
     """
-    for name, size, cache in (("weights", weights, CHECKPOINTS), ("tokens", tokens, TOKENS)):
+    sizes = {"weights": weights, "tokens": tokens, "vectors": vectors}
+    caches = {"weights": CHECKPOINTS, "tokens": TOKENS, "vectors": VECTORS}
+    for name, size in sizes.items():
         if size is None:
             continue
         if not isinstance(size, Integral) or size < 0:
             raise ValueError(f"{name} must be a number of bytes, 0 or more. Got {size!r} instead.")
-        cache.resize(int(size))
+        caches[name].resize(int(size))

@@ -1,4 +1,4 @@
-"""What happens around the epochs: schedule, validation score, progress, the user's callbacks."""
+"""What happens around the epochs: validation score, progress, the user's callbacks."""
 
 import shutil
 import sys
@@ -16,7 +16,6 @@ from sklearn_transformers._compat import FitTask
 from sklearn_transformers._process import is_one_of_many, is_worker
 
 __all__ = [
-    "LinearSchedule",
     "Progress",
     "Settle",
     "ValidationScore",
@@ -27,38 +26,6 @@ __all__ = [
     "release",
     "shows_epochs",
 ]
-
-
-class LinearSchedule(Callback):
-    """Learning rates that rise linearly from 0 during warm-up and fall linearly to 0 after.
-
-    Neither end is reached: the first and the last step both learn something.
-
-    Parameters
-    ----------
-    warmup : float
-        Share of the optimiser steps that warm up.
-    """
-
-    def __init__(self, warmup: float) -> None:
-        self.warmup = warmup
-
-    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        self.step_, self.n_steps_ = 0, net.n_steps_
-        self.peaks_ = [group["lr"] for group in net.optimizer_.param_groups]
-
-    def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
-        factor = self.factor(self.step_)
-        for group, peak in zip(net.optimizer_.param_groups, self.peaks_, strict=True):
-            group["lr"] = peak * factor
-        self.step_ += 1
-
-    def factor(self, step: int) -> float:
-        """Share of the peak learning rate at optimiser step `step`, counted from 0."""
-        n_warm = int(self.warmup * self.n_steps_)
-        if step < n_warm:
-            return (step + 1) / (n_warm + 1)
-        return (self.n_steps_ - step) / (self.n_steps_ - n_warm)
 
 
 class ValidationScore(Callback):

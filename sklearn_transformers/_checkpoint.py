@@ -11,7 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import (
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.models.auto.modeling_auto import (
@@ -25,6 +32,7 @@ from sklearn_transformers.exceptions import PretrainedModelError
 __all__ = [
     "BUNDLED_NAME",
     "Checkpoint",
+    "architecture_of",
     "content_key",
     "find_checkpoint",
     "neutral_id",
@@ -138,11 +146,7 @@ def _signature(path: Path) -> tuple[int, ...]:
 def read_checkpoint(source: str, key: Hashable) -> Checkpoint:
     """Read tokenizer, configuration and weights from a folder, the local cache or the Hub."""
     config = AutoConfig.from_pretrained(source)
-    if config.is_encoder_decoder:
-        raise ValueError(
-            f"encoder-decoders ({config.model_type}) are not supported; take an encoder "
-            "such as BERT or a decoder such as GPT-2."
-        )
+    architecture = architecture_of(config)
     config.use_cache = False  # keys and values of earlier tokens serve generation only
     if getattr(config, "attention_type", None) == "block_sparse":
         # BigBird gives it up for good at the first short batch: answers would depend on
@@ -151,7 +155,7 @@ def read_checkpoint(source: str, key: Hashable) -> Checkpoint:
     tokenizer = AutoTokenizer.from_pretrained(source, truncation_side="right")
     # Weights that the files lack are drawn at random here and dropped again below.
     with torch.random.fork_rng([]):
-        backbone, report = AutoModel.from_pretrained(
+        backbone, report = architecture.from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True
         )
     n_known = _check_vocabulary(tokenizer, backbone)
@@ -174,7 +178,7 @@ def read_checkpoint(source: str, key: Hashable) -> Checkpoint:
     return Checkpoint(
         tokenizer,
         config,
-        type(backbone),
+        architecture,
         key,
         weights,
         pooling,
@@ -183,6 +187,31 @@ def read_checkpoint(source: str, key: Hashable) -> Checkpoint:
         masks_padding,
         remarks,
     )
+
+
+def architecture_of(config: Config) -> type[PreTrainedModel]:
+    """Class of the backbone; of encoder-decoders, the encoder's.
+
+    Raises
+    ------
+    ValueError
+        When transformers has no class for an encoder-decoder's encoder alone.
+    """
+    # An encoder's own configuration, as T5EncoderModel saves it, says that it has no decoder.
+    if config.is_encoder_decoder or type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        encoder: type[PreTrainedModel] | None = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
+        if encoder is None:
+            raise ValueError(
+                f"of encoder-decoders only T5 and its kin can be used, not {config.model_type}; "
+                "take an encoder such as BERT or a decoder such as GPT-2."
+            )
+        return encoder
+    classes = MODEL_MAPPING[type(config)]
+    if not isinstance(classes, tuple):
+        return classes
+    by_name = {cls.__name__: cls for cls in classes}
+    stated = [by_name[name] for name in config.architectures or [] if name in by_name]
+    return (stated or classes)[0]
 
 
 def neutral_id(tokenizer: Tokenizer) -> int:

@@ -66,35 +66,84 @@ class TransformerTextClassifier(
     dropout : float in [0, 1), default=None
         Dropout in the backbone and in front of a head that is trained. None keeps what the
         checkpoint states.
-    tuning : {"auto", "full", "contrastive"}, default="auto"
-        How the model is trained. "full": backbone and head together, by the cross-entropy of the
-        labels. "contrastive": the backbone by pairs of texts, whose vectors are drawn together
-        where they share a class and apart where they do not; the head is a logistic regression
-        on these vectors [7]_. "auto" is "contrastive" where rows are few: below 300, at least 8
-        for each class, and of at most 10 classes; unless training goes on from an earlier model,
-        `head_init`, `head_learning_rate` or `label_smoothing` asks for a head that is trained,
-        `batch_size` is below 8, or `callbacks` want to see the usual training. In a search,
-        where these or the number of rows differ, choose one.
+    tuning : {"auto", "full", "contrastive", "lora", "bias", "prompt", "head"}, default="auto"
+        What is trained, and by what.
+
+        - "full": all weights of backbone and head.
+        - "contrastive": the backbone by pairs of texts, whose vectors are drawn together where
+          they share a class and apart where they do not; the head is a logistic regression on
+          these vectors [7]_.
+        - "lora": the head, and low-rank additions to every linear layer of the backbone, which
+          become part of these layers when training ends [8]_. Needs the extra `peft`.
+        - "bias": the head and the biases of the backbone [9]_.
+        - "prompt": the head, and `n_prompt_tokens` vectors in front of every text; the backbone
+          stays as it is [10]_.
+        - "head": the head alone. The texts go through the backbone once, and in a search not
+          again: candidates that differ in the head's training cost next to nothing.
+        - "auto": "contrastive" where rows are few: below 300, at least 8 for each class, and of
+          at most 10 classes; else "full". It is "full" too where training goes on from an
+          earlier model, `head`, `head_init`, `head_learning_rate`, `loss` or `label_smoothing`
+          asks for a head that is trained, `batch_size` is below 8, `schedule` is "plateau", or
+          `callbacks` want to see the usual training. In a search, where these or the number of
+          rows differ, choose one.
+    freeze_layers : int, default=0
+        Lowest layers of the backbone that are not trained, nor the embeddings below them.
+    lora_rank : int, default=8
+        Rank of the additions of LoRA.
+    lora_alpha : float, default=16.0
+        Additions of LoRA are scaled by `lora_alpha` / `lora_rank`.
+    lora_dropout : float in [0, 1), default=0.0
+        Dropout in front of the additions of LoRA.
+    n_prompt_tokens : int, default=20
+        Vectors in front of each text in prompt tuning. They start as the embeddings of tokens
+        that occur in the training texts, and take as many positions from `max_length` where the
+        model's are limited.
+    head : {"linear", "mlp", "attention"} or callable, default="linear"
+        From a text's vector to a logit for each class. "mlp" adds a hidden layer, which starts at
+        zero, so that the head starts as the linear one. "attention" is linear too, on a mean of
+        the tokens' hidden states whose weights are learnt [11]_, in place of `pooling`. A callable
+        ``head(n_features, n_classes)`` returns a ``torch.nn.Module`` that turns vectors of shape
+        (n, n_features) into logits of shape (n, n_classes): ``torch.nn.Linear``, for example.
     head_init : {"auto", "logistic", "random"}, default="auto"
         Where the head starts: from a logistic regression on the vectors of the pretrained
         backbone, its L2 penalty chosen on held-out parts of the training rows [3]_, or from
-        small random numbers. "auto" is "logistic". `partial_fit` starts from random numbers
-        always, because the rows of its first call need not show every class.
+        small random numbers. "auto" is "logistic"; a head of your own starts as you make it.
+        `partial_fit` starts from random numbers always, because the rows of its first call need
+        not show every class.
+    loss : {"cross_entropy", "focal", "squared_error"} or callable, default="cross_entropy"
+        What training minimises, weighted by row. "focal" counts sure answers less [12]_;
+        "squared_error" is that of the probabilities [13]_, which forgives wrong labels more. A
+        callable ``loss(logits, codes)`` takes tensors of shape (n, n_classes) and (n,) and returns
+        one loss for each row, of shape (n,). Probabilities are the softmax of the logits in any
+        case, and held-out rows are judged by `scoring`.
+    optimizer : {"adamw", "sgd", "adafactor"} or callable, default="adamw"
+        "sgd" has a momentum of 0.9 (Nesterov's); "adafactor" needs less memory [14]_. A class of
+        ``torch.optim``, or what is called like one: ``optimizer(groups, lr=..., **params)``.
+    optimizer_params : dict, default=None
+        Further arguments of the optimiser, such as ``{"betas": (0.9, 0.98)}``.
+    schedule : {"linear", "cosine", "constant", "plateau"}, default="linear"
+        How the learning rate goes on after `warmup`: falls to zero at `max_epochs`, in a line or
+        as half a cosine; stays; or is halved after each epoch that does not improve the score of
+        the held-out rows (and stays where nothing is held out, as in `partial_fit`).
     learning_rate : float or "auto", default="auto"
         Peak learning rate of the backbone. "auto" is 7.5e-5 for a model of width 384 and
-        falls with the square of the width (2e-5 for BERT-base [2]_), at most 5e-4.
+        falls with the square of the width (2e-5 for BERT-base [2]_), at most 5e-4; times 20
+        with LoRA, 50 for biases, 400 for prompts; times 100 for SGD and 20 for Adafactor.
     head_learning_rate : float or "auto", default="auto"
-        Peak learning rate of the head. "auto" is forty times that of the backbone.
+        Peak learning rate of the head. "auto" is forty times that of a backbone that is trained
+        as a whole.
     layer_decay : float in (0, 1], default=1.0
         Each layer of the backbone learns at `layer_decay` times the rate of the one above it,
         embeddings slowest. 1 treats all alike.
     weight_decay : float, default=0.01
-        Decoupled weight decay of AdamW [1]_; biases and norms are not decayed.
+        Weight decay, decoupled with AdamW [1]_, as the optimiser has it with others; biases,
+        norms and prompts are not decayed.
     warmup : float in [0, 1], default=0.1
         Share of the optimiser steps during which the learning rate rises linearly to its
-        peak; after that it falls linearly to zero at `max_epochs`.
+        peak; `schedule` says what comes after.
     label_smoothing : float in [0, 1), default=0.0
-        Share of each training label that is spread evenly over all classes.
+        Share of each training label that is spread evenly over all classes; for the
+        cross-entropy only.
     max_grad_norm : float or None, default=1.0
         Gradients with a larger Euclidean norm are scaled down to it. None does not clip.
     batch_size : int or "auto", default="auto"
@@ -161,8 +210,8 @@ class TransformerTextClassifier(
         ``skorch.callbacks.LRScheduler`` replaces the built-in schedule and `warmup`.
     warm_start : bool, default=False
         Let `fit` go on from the model of the previous call, with a new schedule, instead of
-        from the pretrained one. The classes, `model`, `pooling` and `dropout` must be the
-        same.
+        from the pretrained one. The classes, `model`, `pooling`, `dropout` and `head` must be
+        the same; `tuning` may change.
     random_state : int, RandomState instance or None, default=None
         Decides the head's first weights, the held-out rows, the order of the batches and
         dropout. The same int gives bit-identical results on the same machine's CPU. None takes a
@@ -191,7 +240,10 @@ class TransformerTextClassifier(
     head_learning_rate_ : float or None
         Peak learning rate of the head that training used; None with contrastive tuning.
     tuning_ : str
-        How the model was trained: "full" or "contrastive".
+        How the model was trained: `tuning`, with "auto" resolved.
+    n_trainable_ : int
+        How many weights the optimiser had; of embeddings only those of tokens that the training
+        texts have.
     batch_size_ : int
         Texts per optimiser step that training used.
     max_epochs_ : int
@@ -237,9 +289,8 @@ class TransformerTextClassifier(
 
     Notes
     -----
-    Training uses AdamW [1]_ with linear warm-up and decay, gradient clipping, mixed precision
-    and batches of similar length. `fit` changes the estimator only when it succeeds: after an
-    error or Ctrl-C it is what it was before.
+    Training uses gradient clipping, mixed precision and batches of similar length. `fit`
+    changes the estimator only when it succeeds: after an error or Ctrl-C it is what it was before.
 
     References
     ----------
@@ -259,6 +310,25 @@ class TransformerTextClassifier(
 
     .. [7] Tunstall et al. (2022), "Efficient Few-Shot Learning Without Prompts" (SetFit).
 
+    .. [8] Hu et al. (2022), "LoRA: Low-Rank Adaptation of Large Language Models", ICLR.
+
+    .. [9] Ben Zaken et al. (2022), "BitFit: Simple Parameter-efficient Fine-tuning for
+       Transformer-based Masked Language-models", ACL.
+
+    .. [10] Lester et al. (2021), "The Power of Scale for Parameter-Efficient Prompt Tuning",
+       EMNLP.
+
+    .. [11] Yang et al. (2016), "Hierarchical Attention Networks for Document Classification",
+       NAACL.
+
+    .. [12] Lin et al. (2017), "Focal Loss for Dense Object Detection", ICCV.
+
+    .. [13] Brier (1950), "Verification of Forecasts Expressed in Terms of Probability", Monthly
+       Weather Review.
+
+    .. [14] Shazeer and Stern (2018), "Adafactor: Adaptive Learning Rates with Sublinear Memory
+       Cost", ICML.
+
     Examples
     --------
     >>> from sklearn_transformers import TransformerTextClassifier
@@ -274,8 +344,18 @@ class TransformerTextClassifier(
         "max_length": [Interval(Integral, 1, None, closed="left")],
         "pooling": [StrOptions({"auto", "cls", "mean", "max", "last"})],
         "dropout": [Interval(Real, 0, 1, closed="left"), None],
-        "tuning": [StrOptions({"auto", "full", "contrastive"})],
+        "tuning": [StrOptions({"auto", "full", "contrastive", "lora", "bias", "prompt", "head"})],
+        "freeze_layers": [Interval(Integral, 0, None, closed="left")],
+        "lora_rank": [Interval(Integral, 1, None, closed="left")],
+        "lora_alpha": [Interval(Real, 0, None, closed="neither")],
+        "lora_dropout": [Interval(Real, 0, 1, closed="left")],
+        "n_prompt_tokens": [Interval(Integral, 1, None, closed="left")],
+        "head": [StrOptions({"linear", "mlp", "attention"}), callable],
         "head_init": [StrOptions({"auto", "logistic", "random"})],
+        "loss": [StrOptions({"cross_entropy", "focal", "squared_error"}), callable],
+        "optimizer": [StrOptions({"adamw", "sgd", "adafactor"}), callable],
+        "optimizer_params": [dict, None],
+        "schedule": [StrOptions({"linear", "cosine", "constant", "plateau"})],
         "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "head_learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "layer_decay": [Interval(Real, 0, 1, closed="right")],
@@ -311,7 +391,17 @@ class TransformerTextClassifier(
         pooling: str = "auto",
         dropout: float | None = None,
         tuning: str = "auto",
+        freeze_layers: int = 0,
+        lora_rank: int = 8,
+        lora_alpha: float = 16.0,
+        lora_dropout: float = 0.0,
+        n_prompt_tokens: int = 20,
+        head: Any = "linear",
         head_init: str = "auto",
+        loss: Any = "cross_entropy",
+        optimizer: Any = "adamw",
+        optimizer_params: dict[str, Any] | None = None,
+        schedule: str = "linear",
         learning_rate: float | str = "auto",
         head_learning_rate: float | str = "auto",
         layer_decay: float = 1.0,
@@ -343,7 +433,17 @@ class TransformerTextClassifier(
         self.pooling = pooling
         self.dropout = dropout
         self.tuning = tuning
+        self.freeze_layers = freeze_layers
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_alpha
+        self.lora_dropout = lora_dropout
+        self.n_prompt_tokens = n_prompt_tokens
+        self.head = head
         self.head_init = head_init
+        self.loss = loss
+        self.optimizer = optimizer
+        self.optimizer_params = optimizer_params
+        self.schedule = schedule
         self.learning_rate = learning_rate
         self.head_learning_rate = head_learning_rate
         self.layer_decay = layer_decay
@@ -601,12 +701,13 @@ class TransformerTextClassifier(
         from sklearn_transformers._batching import Padding
         from sklearn_transformers._device import resolve_precision
         from sklearn_transformers._inference import answer
+        from sklearn_transformers._vectors import reader
 
-        padding, forward = Padding(**self._padding), getattr(self.model_, method)
+        padding = Padding(**self._padding)
         precision = resolve_precision(self.predict_precision, self.device_)
-        return answer(
-            forward, check_texts(X), self.tokenizer_, padding, self.device_, precision=precision
-        )
+        is_frozen = self.tuning_ == "head"
+        read = reader(self.model_, method, padding, self.device_, precision, is_frozen)
+        return answer(read, check_texts(X), self.tokenizer_, padding.longest)
 
     def _is_fitted(self) -> bool:
         return "model_" in self.__dict__

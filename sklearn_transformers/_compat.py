@@ -4,12 +4,30 @@ The private ones are what scikit-learn's own estimators are built from and have 
 since 1.3; should one move, this is the only module to change.
 """
 
+from importlib import import_module
 from typing import Any
 
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import _check_y as check_y
+
+
+def import_optional(module: str, wanted_by: str, extra: str) -> Any:
+    """Import a package that only one feature needs.
+
+    Raises
+    ------
+    ImportError
+        In one line, with the extra that brings it.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{wanted_by} needs {module}: pip install 'sklearn-transformers[{extra}]'."
+        ) from error
+
 
 try:
     from sklearn.callback import CallbackSupportMixin
@@ -72,4 +90,5 @@ __all__ = [
     "check_sample_weight",
     "check_y",
     "fit_context",
+    "import_optional",
 ]

@@ -39,7 +39,6 @@ class ContrastiveNet(FineTuningNet):
         # Of its own, so that looking at the model between epochs changes no order of batches.
         self.head_seed_ = int(self.rng.integers(2**63))
         self.sparing_ = False
-        self.module.head.requires_grad_(False)
         super().train(self.rows_, valid)
         return self
 

@@ -7,12 +7,12 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback
 from tqdm import tqdm
 
-from sklearn_transformers._callbacks import LinearSchedule
 from sklearn_transformers._contrast import net_of
 from sklearn_transformers._data import LabelledTexts
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier
 from sklearn_transformers._recipe import Recipe
+from sklearn_transformers._schedule import Schedule
 from sklearn_transformers._start import start_head
 
 __all__ = ["cross_fit"]
@@ -72,7 +72,7 @@ def cross_fit(
             # As many steps in an epoch as all rows make: how sure a model is grows with them.
             size = max(1, round(recipe.batch_size * len(train) / len(data)))
             smaller = replace(recipe, batch_size=size)
-            schedule = LinearSchedule(recipe.warmup)
+            schedule = Schedule(recipe.schedule, recipe.warmup)
             net_of(recipe)(model, smaller, rng, [schedule, _Tick(bar)]).train(train, None)
             answers.append(np.stack([first, answer(unseen)]))
             model.load_state_dict(before)

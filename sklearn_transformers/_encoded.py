@@ -1,6 +1,6 @@
 """Token ids of many texts in two flat arrays."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -36,6 +36,12 @@ class EncodedTexts:
         if offsets[-1] < 2**31:
             offsets = offsets.astype(np.int32)
         return cls(np.concatenate(ids), offsets)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["EncodedTexts"]) -> "EncodedTexts":
+        """All texts of all parts, in their order."""
+        lengths = np.concatenate([np.zeros(1, np.int64), *(part.lengths for part in parts)])
+        return cls(np.concatenate([part.ids for part in parts]), np.cumsum(lengths))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

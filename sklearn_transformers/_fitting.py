@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from sklearn_transformers._callbacks import (
-    LinearSchedule,
     Progress,
     Settle,
     ValidationScore,
@@ -16,6 +15,7 @@ from sklearn_transformers._callbacks import (
     release,
     shows_epochs,
 )
+from sklearn_transformers._choices import check_choices, resolve_tuning
 from sklearn_transformers._compat import FitTask
 from sklearn_transformers._contrast import net_of
 from sklearn_transformers._cross_fit import cross_fit
@@ -23,16 +23,18 @@ from sklearn_transformers._data import LabelledTexts, read_rows, read_validation
 from sklearn_transformers._device import draw_seed, own_grad_mode, resolve_device, resolve_precision
 from sklearn_transformers._diagnosis import report_truncation, warn_of_rows, warn_of_tokens
 from sklearn_transformers._head_start import HeadStart
+from sklearn_transformers._heads import output_layer
 from sklearn_transformers._held_out import HeldOut, choose_rows
 from sklearn_transformers._history import Clock, plain, records
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier
 from sklearn_transformers._process import seeded
 from sklearn_transformers._recipe import Recipe
+from sklearn_transformers._schedule import Schedule
 from sklearn_transformers._start import (
     check_start,
+    draw_prompt,
     resolve_recipe,
-    resolve_tuning,
     set_head,
     start_head,
     start_parameters,
@@ -41,6 +43,7 @@ from sklearn_transformers._start import (
 from sklearn_transformers._stopping import KeepBest, TrainOrNot
 from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers._validation import check_texts
+from sklearn_transformers._vectors import on_vectors
 
 __all__ = ["fine_tune"]
 
@@ -90,6 +93,7 @@ def fine_tune(
     valid = read_validation(codec, X_val, y_val, sample_weight_val)
     callbacks = check_callbacks(estimator.callbacks)
     check_start(estimator, proceed)
+    loss = check_choices(estimator, len(codec.classes), valid is not None, one_epoch)
     tuning = resolve_tuning(estimator, rows.n_distinct(), len(codec.classes), proceed, one_epoch)
     if not one_epoch:
         warn_of_rows(rows, codec.classes)
@@ -112,16 +116,18 @@ def fine_tune(
             rng,
             weigh_scores=(sample_weight if valid is None else sample_weight_val) is not None,
             proceed=proceed,
-            with_callbacks=bool(callbacks),
+            looked_at=bool(callbacks) or estimator.schedule == "plateau",
         )
     class_weights = codec.class_weights(estimator.class_weight, train.codes, train.weights)
 
     with seeded(int(rng.integers(2**63)), device), own_grad_mode(device):
         # 4. The model to start from.
-        model, tokenizer, padding = starting_model(estimator, len(codec.classes), proceed)
+        model, tokenizer, padding = starting_model(
+            estimator, len(codec.classes), proceed, tuning, device
+        )
         n_rows = train.n_distinct() if tuning == "contrastive" else len(train)
         recipe = resolve_recipe(
-            estimator, model, padding, device, precision, tuning, n_rows, one_epoch
+            estimator, model, padding, device, precision, tuning, n_rows, one_epoch, loss
         )
         load_seconds = clock.lap()
 
@@ -135,13 +141,13 @@ def fine_tune(
             held.data, _ = tokenise_rows(held.rows, class_weights, tokenizer, longest)
         fitted = {
             "classes_": codec.classes,
-            "model_": model.to(device).eval(),
+            "model_": model,
             "tokenizer_": tokenizer,
             "device_": device,
             "precision_": precision,
             "tuning_": tuning,
             "learning_rate_": recipe.learning_rate,
-            "head_learning_rate_": recipe.head_learning_rate if tuning == "full" else None,
+            "head_learning_rate_": None if tuning == "contrastive" else recipe.head_learning_rate,
             "batch_size_": recipe.batch_size,
             "max_epochs_": recipe.max_epochs,
             "early_stopping_": held is not None and bool(estimator.early_stopping),
@@ -156,19 +162,22 @@ def fine_tune(
         }
         start = {"epoch": 0, "load_seconds": load_seconds, "tokenise_seconds": clock.lap()}
 
+        trainee, recipe, train_data = _trainee(estimator, model, recipe, train_data, held, rng)
+
         # 6. The head's first weights, and how held-out rows are answered with them.
         with_head = not proceed and not one_epoch and estimator.head_init != "random"
+        with_head = with_head and output_layer(model.head) is not None
         head, answers = _begin(
-            estimator, model, train_data, held, recipe, rng, with_head, start, clock
+            estimator, trainee, train_data, held, recipe, rng, with_head, start, clock
         )
         checks = [] if held is None else held.checks(answers, fitted)
         start |= {"learning_rate": 0.0, "seconds": clock.total(), **(checks[0] if checks else {})}
 
         # 7. Training.
         stopper = None if held is None else held.stopper(estimator, answers, checks)
-        epochs = _train(
+        epochs, fitted["n_trainable_"] = _train(
             estimator,
-            model,
+            trainee,
             recipe,
             rng,
             train_data,
@@ -187,6 +196,26 @@ def fine_tune(
     if held is not None and stopper is not None:
         held.look_at_result(stopper.logits_, train_data)
     return fitted | records(estimator, history, start, epochs, stopper)
+
+
+def _trainee(
+    estimator: Any,
+    model: TextClassifier,
+    recipe: Recipe,
+    data: LabelledTexts,
+    held: HeldOut | None,
+    rng: np.random.Generator,
+) -> tuple[TextClassifier, Recipe, LabelledTexts]:
+    """What is trained and on what: a model whose backbone rests needs no more than its vectors."""
+    if recipe.tuning == "prompt" and model.prompt is None:
+        draw_prompt(model, estimator.n_prompt_tokens, np.unique(data.texts.ids), rng)
+    if recipe.tuning != "head" or model.attention is not None:
+        return model, recipe, data
+    if held is None:
+        model, recipe, (data,) = on_vectors(model, recipe, [data])
+    else:
+        model, recipe, (data, held.data) = on_vectors(model, recipe, [data, held.data])
+    return model, recipe, data
 
 
 def _begin(
@@ -209,7 +238,8 @@ def _begin(
     if with_head:
         head, loss = start_head(model, data, recipe, rng)
         notes |= {"penalty": head.penalty, "head_seconds": clock.lap()}
-        if recipe.tuning == "full":  # else the epochs have another loss
+        if recipe.tuning != "contrastive" and estimator.loss == "cross_entropy":
+            # Else the epochs have another loss.
             notes["train_loss"] = loss
     if held is not None and not held.folds:
         precision = recipe.predict_precision
@@ -228,13 +258,13 @@ def _train(
     held: HeldOut | None,
     stopper: KeepBest | TrainOrNot | None,
     callbacks: list[Any],
-) -> list[dict[str, Any]]:
-    """Train in place and return a plain dict per epoch."""
+) -> tuple[list[dict[str, Any]], int]:
+    """Train in place; return a plain dict per epoch, and how many weights were trained."""
     ours: list[Any] = []
-    if not has_schedule(callbacks):
-        ours.append(LinearSchedule(recipe.warmup))
     if held is not None:
         ours.append(ValidationScore(held.judge.score))
+    if not has_schedule(callbacks):
+        ours.append(Schedule(recipe.schedule, recipe.warmup))
     if stopper is not None:
         ours.append(stopper)
     progress = Progress() if shows_epochs(estimator.verbose) else None
@@ -250,4 +280,4 @@ def _train(
         release(callbacks)
         if progress is not None:
             progress.close()
-    return plain(net.history)
+    return plain(net.history), net.n_trainable_

@@ -123,7 +123,7 @@ def choose_rows(
     *,
     weigh_scores: bool,
     proceed: bool,
-    with_callbacks: bool,
+    looked_at: bool,
 ) -> tuple[Rows, HeldOut | None]:
     """Rows to train on and rows to judge by.
 
@@ -141,14 +141,14 @@ def choose_rows(
         Whether scorers get the weights of the rows.
     proceed : bool
         Whether training goes on from a model that knows the rows already.
-    with_callbacks : bool
-        Whether callbacks of the user's want to see the whole training.
+    looked_at : bool
+        Whether callbacks, or a schedule, want to see the scores of the training itself.
     """
     train, folds = rows, []
     early_stopping, fraction = estimator.early_stopping, estimator.validation_fraction
     if valid is None and early_stopping == "auto":
         few = are_few(len(rows), len(classes)) and fraction > 0
-        if few and not (proceed or with_callbacks or _may_ask_the_model(estimator.scoring)):
+        if few and not (proceed or looked_at or _may_ask_the_model(estimator.scoring)):
             folds = stratified_folds(rows.codes, FOLDS, rng)
         early_stopping = fraction > 0 and not folds and not (few and proceed)
     if valid is None and (early_stopping or folds):

@@ -21,37 +21,29 @@ Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def answer(
-    forward: Forward,
+    read: Callable[[EncodedTexts], np.ndarray],
     texts: list[str],
     tokenizer: Tokenizer,
-    padding: Padding,
-    device: str,
-    *,
-    precision: str = "float32",
+    max_length: int,
 ) -> np.ndarray:
     """Read any number of texts, some at a time: more texts need no more memory for tokens.
 
     Parameters
     ----------
-    forward : callable
-        As for `run`.
+    read : callable
+        Some texts -> their outputs, one row each.
     texts : list of str
         At least one.
     tokenizer : transformers.PreTrainedTokenizerBase
-    padding : Padding
-    device : str
-    precision : str, default="float32"
-        Number format of the forward pass.
+    max_length : int
+        Longest input in tokens.
 
     Returns
     -------
     outputs : ndarray of shape (n_texts, n_outputs), float32
     """
-    parts, budget = [], Budget.on(device)
-    for start in range(0, len(texts), CHUNK):
-        tokens = encode(tokenizer, texts[start : start + CHUNK], padding.longest)
-        parts.append(run(forward, tokens, padding, device, precision=precision, budget=budget))
-    return np.concatenate(parts)
+    chunks = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
+    return np.concatenate([read(encode(tokenizer, chunk, max_length)) for chunk in chunks])
 
 
 def run(

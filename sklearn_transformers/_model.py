@@ -1,6 +1,8 @@
-"""Backbone + pooling + head, and which of their weights train how."""
+"""Prompt + backbone + pooling + head, and which of their weights train how."""
 
 import inspect
+import re
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -9,9 +11,9 @@ from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedModel
 
 from sklearn_transformers._device import autocast
-from sklearn_transformers._steady import SteadyLinear
+from sklearn_transformers._heads import AttentionPooling, build_head, output_layer, pool
 
-__all__ = ["TextClassifier", "head_dropout", "parameter_groups"]
+__all__ = ["TextClassifier", "depths", "head_dropout", "parameter_groups"]
 
 # Where architectures keep the dropout in front of their own classification head.
 _HEAD_DROPOUTS = (
@@ -31,15 +33,25 @@ class TextClassifier(nn.Module):
         Gives a hidden state per token.
     width : int
         Entries of a hidden state.
-    pooling : {"cls", "mean", "max", "last"}
+    pooling : {"cls", "mean", "max", "last", "attention"}
         How the hidden states of a text become one vector.
     n_classes : int
     dropout : float
         Share of the pooled vector's entries dropped while training.
+    head : str or callable, default="linear"
+        From vectors to logits; see `build_head`.
     """
 
+    prompt: nn.Parameter | None
+
     def __init__(
-        self, backbone: PreTrainedModel, width: int, pooling: str, n_classes: int, dropout: float
+        self,
+        backbone: PreTrainedModel,
+        width: int,
+        pooling: str,
+        n_classes: int,
+        dropout: float,
+        head: Any = "linear",
     ) -> None:
         super().__init__()
         # The pooler is a head of its own that no pooling here uses: without it nothing is
@@ -47,21 +59,46 @@ class TextClassifier(nn.Module):
         if "add_pooling_layer" in inspect.signature(type(backbone).__init__).parameters:
             backbone.pooler = None
         self.backbone = backbone
-        self.width = width
-        self.pooling = pooling
+        self.width, self.n_classes = width, n_classes
+        self.pooling, self.head_kind = pooling, head
+        self.register_parameter("prompt", None)
+        self.attention = AttentionPooling(width) if pooling == "attention" else None
         self.dropout = nn.Dropout(dropout)
-        # Left empty, so that rebuilding a stored model draws no random numbers.
-        self.head = nn.utils.skip_init(SteadyLinear, width, n_classes, dtype=torch.float32)
+        self.head = build_head(head, width, n_classes)
+        self._origin: tuple[Hashable, list[tuple[int, int]]] = (None, [])
+
+    @property
+    def origin(self) -> Hashable:
+        """What the backbone was read from, as long as nothing has changed in it; else None."""
+        source, state = self._origin
+        return source if state == self._state() and self.prompt is None else None
+
+    def mark_origin(self, source: Hashable) -> None:
+        """The backbone has its checkpoint's weights, and is where it stays."""
+        self._origin = source, self._state()
+
+    def _state(self) -> list[tuple[int, int]]:
+        """Where each weight lies and how often it was written to."""
+        return [(weight.data_ptr(), weight._version) for weight in self.backbone.parameters()]
 
     def draw_head(self) -> "TextClassifier":
-        """Give the head its first weights: small random numbers and no bias."""
-        nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        """Give a linear output its first weights: small random numbers and no bias."""
+        output = output_layer(self.head)
+        if output is not None:
+            nn.init.normal_(output.weight, std=0.02)
+            nn.init.zeros_(output.bias)
         return self
+
+    def set_prompt(self, vectors: torch.Tensor) -> None:
+        """Put vectors of shape (n_prompt_tokens, embedding_size) in front of every text."""
+        self.prompt = nn.Parameter(vectors.detach().clone())
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Token ids and mask of shape (b, s) -> logits of shape (b, n_classes), float32."""
-        vectors = self.embed(input_ids, attention_mask)
+        return self.decide(self.embed(input_ids, attention_mask))
+
+    def decide(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors of shape (b, hidden_size) -> logits of shape (b, n_classes), float32."""
         # The head costs nothing, and bfloat16 logits would have two or three digits.
         with autocast(vectors.device.type, "float32"):
             logits: torch.Tensor = self.head(self.dropout(vectors))
@@ -69,20 +106,25 @@ class TextClassifier(nn.Module):
 
     def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Token ids and mask of shape (b, s) -> vectors of shape (b, hidden_size), float32."""
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
-        return _pool(hidden.last_hidden_state.float(), attention_mask, self.pooling)
+        hidden = self._read(input_ids, attention_mask)
+        if self.attention is not None:
+            pooled: torch.Tensor = self.attention(hidden, attention_mask)
+            return pooled
+        return pool(hidden, attention_mask, self.pooling)
 
-
-def _pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    """Hidden states of shape (b, s, h), right-padded -> vectors of shape (b, h)."""
-    if pooling == "cls":
-        return hidden[:, 0]
-    if pooling == "last":
-        return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(dim=1) - 1]
-    real = mask[:, :, None].bool()
-    if pooling == "max":
-        return hidden.masked_fill(~real, -torch.inf).amax(dim=1)
-    return hidden.masked_fill(~real, 0.0).sum(dim=1) / real.sum(dim=1)
+    def _read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Hidden states of the texts' tokens, shape (b, s, hidden_size), float32."""
+        if self.prompt is None:
+            hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
+            return hidden.last_hidden_state.float()
+        n_texts, n_prompt = len(input_ids), len(self.prompt)
+        words = self.backbone.get_input_embeddings()(input_ids)
+        prompts = self.prompt.to(words.dtype).expand(n_texts, -1, -1)
+        hidden = self.backbone(
+            inputs_embeds=torch.cat([prompts, words], dim=1),
+            attention_mask=nn.functional.pad(attention_mask, (n_prompt, 0), value=1),
+        )
+        return hidden.last_hidden_state[:, n_prompt:].float()
 
 
 def head_dropout(config: Config, dropout: float | None) -> float:
@@ -102,20 +144,21 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Parameters for the optimiser, by learning rate and weight decay.
 
-    Biases and the weights of norms, which are the one-dimensional parameters, are not decayed.
+    Biases and the weights of norms, which are the one-dimensional parameters, and prompts are not
+    decayed.
     With `layer_decay` below 1, each layer further from the head learns that much slower than
     the one above it, embeddings slowest.
     """
     by_rate: dict[tuple[float, float], list[nn.Parameter]] = {}
-    depth = _depths(model.backbone)
-    rates = [
-        (weight, learning_rate * layer_decay ** depth[name])
-        for name, weight in model.backbone.named_parameters()
-    ]
-    rates += [(weight, head_learning_rate) for weight in model.head.parameters()]
-    for weight, rate in rates:
+    depth = depths(model.backbone)
+    for name, weight in model.named_parameters():
+        part, _, own_name = name.partition(".")
+        if part == "backbone":
+            rate = learning_rate * layer_decay ** depth[own_name]
+        else:
+            rate = learning_rate if part == "prompt" else head_learning_rate
         if weight.requires_grad:
-            decay = weight_decay if weight.ndim > 1 else 0.0
+            decay = weight_decay if weight.ndim > 1 and part != "prompt" else 0.0
             by_rate.setdefault((rate, decay), []).append(weight)
     return [
         {"params": weights, "lr": rate, "weight_decay": decay}
@@ -123,7 +166,7 @@ def parameter_groups(
     ]
 
 
-def _depths(backbone: nn.Module) -> dict[str, int]:
+def depths(backbone: nn.Module) -> dict[str, int]:
     """How many layers each parameter is away from the topmost one."""
     names = [name for name, _ in backbone.named_parameters()]
     stacks = [
@@ -134,14 +177,13 @@ def _depths(backbone: nn.Module) -> dict[str, int]:
     if not stacks:  # one layer, or one that is repeated
         return dict.fromkeys(names, 0)
     path, stack = max(stacks, key=lambda item: sum(p.numel() for p in item[1].parameters()))
-    inside = [name for name in names if name.startswith(f"{path}.")]
-    first = names.index(inside[0])
-    depths = {
-        name: int(name.removeprefix(f"{path}.").split(".")[0]) for name in inside
-    }  # from below
-    return {
-        name: len(stack) - 1 - depths[name]
-        if name in depths
-        else (len(stack) if names.index(name) < first else 0)
-        for name in names
-    }
+    in_layer = re.compile(rf"{re.escape(path)}\.(\d+)\.")
+    found, is_below = {}, True
+    for name in names:
+        layer = in_layer.match(name)
+        is_below = is_below and layer is None
+        if layer is not None:
+            found[name] = len(stack) - 1 - int(layer[1])
+        else:
+            found[name] = len(stack) if is_below else 0
+    return found

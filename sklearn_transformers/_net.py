@@ -16,9 +16,10 @@ from sklearn_transformers._data import LabelledTexts
 from sklearn_transformers._device import autocast, check_out_of_memory, to_device
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier, parameter_groups
+from sklearn_transformers._optimizers import build_optimizer
 from sklearn_transformers._recipe import Recipe
-from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers._training_form import training_form
+from sklearn_transformers._tuned_part import tuned_part
 from sklearn_transformers.exceptions import TrainingDivergedError
 
 __all__ = ["FineTuningNet"]
@@ -60,7 +61,7 @@ class FineTuningNet(NeuralNetClassifier):
         super().__init__(
             module,
             criterion=nn.CrossEntropyLoss,  # get_loss does the work; scoring callbacks look at it
-            classes=list(range(module.head.out_features)),
+            classes=list(range(module.n_classes)),
             lr=recipe.learning_rate,
             max_epochs=recipe.max_epochs,
             batch_size=recipe.batch_size,
@@ -87,7 +88,9 @@ class FineTuningNet(NeuralNetClassifier):
             recipe.layer_decay,
             recipe.weight_decay,
         )
-        self.optimizer_ = torch.optim.AdamW(groups, fused=True)
+        self.optimizer_ = build_optimizer(
+            recipe.optimizer, recipe.optimizer_params, groups, recipe.learning_rate
+        )
         self.scaler_ = torch.amp.GradScaler(
             torch.device(recipe.device).type, enabled=recipe.precision == "float16"
         )
@@ -96,14 +99,18 @@ class FineTuningNet(NeuralNetClassifier):
     def train(self, train: LabelledTexts, valid: LabelledTexts | None) -> "FineTuningNet":
         """Run all epochs. Unlike skorch's `fit`, lets Ctrl-C through to the caller."""
         token_ids = np.unique(train.texts.ids)
-        with training_form(
-            self.module,
-            self.module.backbone,
-            token_ids,
-            gradient_checkpointing=self.recipe.gradient_checkpointing,
-            compiled=self.recipe.compile,
+        with (
+            tuned_part(self.module, self.recipe),
+            training_form(
+                self.module,
+                self.module.backbone,
+                token_ids,
+                gradient_checkpointing=self.recipe.gradient_checkpointing,
+                compiled=self.recipe.compile,
+            ),
         ):
             self.initialize()
+            self.n_trainable_ = sum(w.numel() for w in self.module_.parameters() if w.requires_grad)
             self.n_steps_ = self.recipe.n_steps(len(train))
             self.notify("on_train_begin", X=None, y=None)
             self.fit_loop((train, valid))
@@ -215,7 +222,7 @@ class FineTuningNet(NeuralNetClassifier):
         return logits
 
     def get_loss(self, y_pred: Any, y_true: Any, X: Any = None, **kwargs: Any) -> torch.Tensor:
-        losses = ClassCodec.losses(y_pred, y_true, self.recipe.label_smoothing)
+        losses = self.recipe.loss(y_pred, y_true).float()
         return (losses * X["weights"]).sum()
 
     def train_step_single(self, batch: Batch, **fit_params: Any) -> dict[str, torch.Tensor]:

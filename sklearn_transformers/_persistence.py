@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 from torch import nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from sklearn_transformers._checkpoint import architecture_of
 from sklearn_transformers._model import TextClassifier
 from sklearn_transformers._pretrained import build_backbone
 from sklearn_transformers._process import quiet
@@ -39,6 +40,9 @@ def pack(model: TextClassifier, tokenizer: Tokenizer) -> dict[str, Any]:
         "files": files,
         "weights": save({name: tensor.cpu().contiguous() for name, tensor in weights.items()}),
         "pooling": model.pooling,
+        "head": model.head_kind,
+        "width": model.width,
+        "n_classes": model.n_classes,
         "dropout": model.dropout.p,
     }
 
@@ -59,8 +63,11 @@ def unpack(state: dict[str, Any], device: str) -> tuple[TextClassifier, Tokenize
         tokenizer = AutoTokenizer.from_pretrained(folder)
         config = AutoConfig.from_pretrained(folder)
         backbone = _build(config, weights)
-    n_classes, width = weights["head.weight"].shape
-    model = TextClassifier(backbone, width, state["pooling"], n_classes, state["dropout"])
+    parts = (state[name] for name in ("width", "pooling", "n_classes", "dropout", "head"))
+    with torch.random.fork_rng([]):  # a head of the user's may draw numbers
+        model = TextClassifier(backbone, *parts)
+    if "prompt" in weights:
+        model.set_prompt(weights["prompt"])
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if set(missing) - _shared_names(model) or unexpected:
         raise ValueError(
@@ -72,14 +79,9 @@ def unpack(state: dict[str, Any], device: str) -> tuple[TextClassifier, Tokenize
 
 def _build(config: Config, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
     """Build the backbone around its weights, so that no random ones are drawn."""
-    classes = MODEL_MAPPING[type(config)]
-    if isinstance(classes, tuple):
-        by_name = {cls.__name__: cls for cls in classes}
-        stated = [by_name[name] for name in config.architectures or [] if name in by_name]
-        classes = (stated or classes)[0]
     prefix = "backbone."
     body = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-    return build_backbone(classes, config, body)
+    return build_backbone(architecture_of(config), config, body)
 
 
 def _shared_names(model: nn.Module) -> set[str]:

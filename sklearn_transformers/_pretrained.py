@@ -4,6 +4,7 @@ import copy
 import inspect
 import os
 import warnings
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +34,7 @@ class Pretrained:
     ----------
     tokenizer : transformers.PreTrainedTokenizerBase
     backbone : transformers.PreTrainedModel
-    pooling, width, pad_id, masks_padding
+    pooling, width, pad_id, masks_padding, key
         As in `Checkpoint`.
     """
 
@@ -43,6 +44,7 @@ class Pretrained:
     width: int
     pad_id: int
     masks_padding: bool
+    key: Hashable
 
 
 def load_pretrained(
@@ -100,6 +102,7 @@ def _prepare(checkpoint: Checkpoint, dropout: float | None) -> Pretrained:
         checkpoint.width,
         checkpoint.pad_id,
         checkpoint.masks_padding,
+        checkpoint.key,
     )
 
 

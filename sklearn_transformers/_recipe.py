@@ -1,8 +1,10 @@
 """The recipe of a training, and what "auto" becomes for the size of the model and of the data."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from sklearn_transformers._batching import Budget, Padding
+from sklearn_transformers._losses import Loss
 
 __all__ = [
     "FOLDS",
@@ -18,6 +20,8 @@ __all__ = [
 
 # docs/recipe.md says why, docs/accuracy.md what benchmarks/bench_accuracy.py has measured so far.
 RATE_AT_WIDTH_384, HIGHEST_RATE = 7.5e-5, 5e-4
+# Few weights, or additions that start at zero, have a longer way to go.
+TIMES_THE_RATE = {"lora": 20.0, "bias": 50.0, "prompt": 400.0}
 HEAD_RATIO = 40.0
 BATCH_FROM_ROWS = {2000: 32, 200: 16, 0: 8}
 TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 10
@@ -33,12 +37,19 @@ class Recipe:
     """Everything the loop needs to know beside the model and the data, with no "auto" left."""
 
     tuning: str
+    freeze_layers: int
+    lora_rank: int
+    lora_alpha: float
+    lora_dropout: float
+    optimizer: Any
+    optimizer_params: dict[str, Any] | None
+    schedule: str
+    loss: Loss
     learning_rate: float
     head_learning_rate: float
     layer_decay: float
     weight_decay: float
     warmup: float
-    label_smoothing: float
     max_grad_norm: float | None
     batch_size: int
     gradient_checkpointing: bool
@@ -57,21 +68,23 @@ class Recipe:
         return self.max_epochs * -(-n_rows // self.batch_size)
 
 
-def auto_learning_rate(width: int) -> float:
+def auto_learning_rate(width: int, tuning: str = "full") -> float:
     """The backbone's peak learning rate: 7.5e-5 at a width of 384, falling with its square.
 
-    2e-5 for BERT-base (768), 1e-5 for BERT-large (1024), never above 5e-4.
+    2e-5 for BERT-base (768), 1e-5 for BERT-large (1024), never above 5e-4; more where few weights
+    are trained.
     """
-    return float(min(HIGHEST_RATE, RATE_AT_WIDTH_384 * (384 / width) ** 2))
+    rate = min(HIGHEST_RATE, RATE_AT_WIDTH_384 * (384 / width) ** 2)
+    return float(rate * TIMES_THE_RATE.get(tuning, 1.0))
 
 
-def auto_head_learning_rate(learning_rate: float) -> float:
-    """The head's peak learning rate.
+def auto_head_learning_rate(learning_rate: float, tuning: str = "full") -> float:
+    """The head's peak learning rate: forty times the backbone's where all of that is trained.
 
     It has few weights and no layer to disturb. The idea of separate rates is Howard & Ruder
     (2018), ULMFiT.
     """
-    return HEAD_RATIO * learning_rate
+    return HEAD_RATIO * learning_rate / TIMES_THE_RATE.get(tuning, 1.0)
 
 
 def auto_batch_size(n_rows: int) -> int:

@@ -1,7 +1,9 @@
 """What training starts from: the model, its recipe, and the head's first weights."""
 
 import copy
+import inspect
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,10 @@ from sklearn_transformers._callbacks import is_watched
 from sklearn_transformers._data import LabelledTexts
 from sklearn_transformers._device import resolve_precision
 from sklearn_transformers._head_start import HeadStart, fit_head
-from sklearn_transformers._inference import run
+from sklearn_transformers._heads import output_layer
+from sklearn_transformers._losses import Loss
 from sklearn_transformers._model import TextClassifier, head_dropout
+from sklearn_transformers._optimizers import RATE_BESIDE_ADAMW
 from sklearn_transformers._pretrained import load_pretrained
 from sklearn_transformers._recipe import (
     Recipe,
@@ -24,31 +28,21 @@ from sklearn_transformers._recipe import (
     auto_epochs,
     auto_head_learning_rate,
     auto_learning_rate,
-    suit_pairs,
 )
 from sklearn_transformers._split import hold_out
 from sklearn_transformers._tokenization import resolve_max_length
+from sklearn_transformers._vectors import frozen_vectors
 from sklearn_transformers.exceptions import TrainingDivergedError
 
 __all__ = [
     "check_start",
+    "draw_prompt",
     "resolve_recipe",
-    "resolve_tuning",
     "set_head",
     "start_head",
     "start_parameters",
     "starting_model",
 ]
-
-# Parameters of a head that is trained by gradients, and the values at which they ask for nothing.
-ONLY_FOR_A_TRAINED_HEAD: dict[str, tuple[Any, ...]] = {
-    "head_init": ("auto", "logistic"),
-    "head_learning_rate": ("auto",),
-    "label_smoothing": (0.0,),
-}
-
-# In smaller steps most texts would meet no other of their class.
-SMALLEST_STEP_OF_PAIRS = 8
 
 # More rows make a linear head no better, and fine-tuning sees them all anyway.
 MOST_ROWS = 10_000
@@ -60,6 +54,7 @@ def start_parameters(estimator: Any) -> dict[str, Any]:
         "model": os.path.normpath(os.fspath(estimator.model)),
         "pooling": estimator.pooling,
         "dropout": estimator.dropout,
+        "head": estimator.head,
     }
 
 
@@ -75,44 +70,8 @@ def check_start(estimator: Any, proceed: bool) -> None:
             )
 
 
-def resolve_tuning(
-    estimator: Any, n_rows: int, n_classes: int, proceed: bool, one_epoch: bool
-) -> str:
-    """Which way to train; "auto" never meets a parameter that its choice has no use for."""
-    tuning, batch_size = str(estimator.tuning), estimator.batch_size
-    in_the_way = [
-        (name, value)
-        for name, neutral in ONLY_FOR_A_TRAINED_HEAD.items()
-        if (value := getattr(estimator, name)) not in neutral
-    ]
-    if tuning == "auto":
-        few_pairs = batch_size != "auto" and batch_size < SMALLEST_STEP_OF_PAIRS
-        reasons = proceed or one_epoch or in_the_way or few_pairs or estimator.callbacks
-        return "contrastive" if suit_pairs(n_rows, n_classes) and not reasons else "full"
-    if tuning == "full":
-        return tuning
-    if one_epoch:
-        raise ValueError(
-            "tuning='contrastive' is not supported by partial_fit, because its head is fitted to "
-            "all rows together. Use fit, or tuning='full'."
-        )
-    if in_the_way:
-        name, value = in_the_way[0]
-        neutral = ONLY_FOR_A_TRAINED_HEAD[name][0]
-        raise ValueError(
-            f"With tuning='contrastive' the head is a logistic regression, for which "
-            f"{name}={value!r} has no meaning. Set it to {neutral!r}, or use tuning='full'."
-        )
-    if batch_size == 1:
-        raise ValueError(
-            "With tuning='contrastive' the texts of a step make pairs, but batch_size=1. Set it "
-            "to 'auto' or to 8 and more, or use tuning='full'."
-        )
-    return tuning
-
-
 def starting_model(
-    estimator: Any, n_classes: int, proceed: bool
+    estimator: Any, n_classes: int, proceed: bool, tuning: str, device: str
 ) -> tuple[TextClassifier, Tokenizer, Padding]:
     """The model that training starts from; never the very object that the estimator holds."""
     if proceed:
@@ -125,11 +84,17 @@ def starting_model(
         )
         tokenizer, backbone = pretrained.tokenizer, pretrained.backbone
         pooling = pretrained.pooling if estimator.pooling == "auto" else estimator.pooling
+        if estimator.head == "attention":
+            pooling = "attention"
         dropout = head_dropout(backbone.config, estimator.dropout)
-        model = TextClassifier(backbone, pretrained.width, pooling, n_classes, dropout).draw_head()
+        head, width = estimator.head, pretrained.width
+        model = TextClassifier(backbone, width, pooling, n_classes, dropout, head).draw_head()
+        model = model.to(device)
+        model.mark_origin(pretrained.key)
         known = {"pad_id": pretrained.pad_id, "masked": pretrained.masks_padding}
-    longest = resolve_max_length(estimator.max_length, tokenizer, model.backbone)
-    return model, tokenizer, Padding(**(known | {"longest": longest}))
+    n_prompt = _prompt_length(estimator, model, tuning)
+    longest = resolve_max_length(estimator.max_length, tokenizer, model.backbone, n_prompt)
+    return model.to(device).eval(), tokenizer, Padding(**(known | {"longest": longest}))
 
 
 def resolve_recipe(
@@ -141,6 +106,7 @@ def resolve_recipe(
     tuning: str,
     n_rows: int,
     one_epoch: bool,
+    loss: Loss,
 ) -> Recipe:
     """Resolve every "auto" that depends on the model or on the number of rows."""
 
@@ -149,21 +115,30 @@ def resolve_recipe(
         return auto if value == "auto" else value
 
     norm = estimator.max_grad_norm
-    rate = float(chosen("learning_rate", auto_learning_rate(model.width)))
+    faster = RATE_BESIDE_ADAMW.get(estimator.optimizer, 1.0)
+    rate = float(chosen("learning_rate", auto_learning_rate(model.width, tuning) * faster))
+    head_rate = auto_head_learning_rate(rate, tuning)
     if tuning == "contrastive":
-        auto_size, epochs = auto_contrast(n_rows, model.head.out_features)
+        auto_size, epochs = auto_contrast(n_rows, model.n_classes)
         batch_size = int(chosen("batch_size", auto_size))
     else:
         batch_size = int(chosen("batch_size", auto_batch_size(n_rows)))
         epochs = auto_epochs(n_rows, batch_size)
     return Recipe(
         tuning=tuning,
+        freeze_layers=int(estimator.freeze_layers),
+        lora_rank=int(estimator.lora_rank),
+        lora_alpha=float(estimator.lora_alpha),
+        lora_dropout=float(estimator.lora_dropout),
+        optimizer=estimator.optimizer,
+        optimizer_params=estimator.optimizer_params,
+        schedule=str(estimator.schedule),
+        loss=loss,
         learning_rate=rate,
-        head_learning_rate=float(chosen("head_learning_rate", auto_head_learning_rate(rate))),
+        head_learning_rate=float(chosen("head_learning_rate", head_rate)),
         layer_decay=float(estimator.layer_decay),
         weight_decay=float(estimator.weight_decay),
         warmup=float(estimator.warmup),
-        label_smoothing=float(estimator.label_smoothing),
         max_grad_norm=None if norm is None else float(norm),
         batch_size=batch_size,
         compile=bool(estimator.compile),
@@ -185,6 +160,35 @@ def _checked_checkpointing(estimator: Any, model: TextClassifier) -> bool:
             "it. Set it to False; a smaller max_length saves memory too."
         )
     return bool(estimator.gradient_checkpointing)
+
+
+def _prompt_length(estimator: Any, model: TextClassifier, tuning: str) -> int:
+    """How many vectors will stand in front of each text; 0 without a prompt."""
+    if model.prompt is not None:
+        return len(model.prompt)
+    if tuning != "prompt":
+        return 0
+    accepted = inspect.signature(type(model.backbone).forward).parameters
+    if "inputs_embeds" not in accepted:
+        raise ValueError(
+            f"tuning='prompt' puts vectors in front of the tokens' own, but "
+            f"{type(model.backbone).__name__} takes only token ids. Use another tuning, or "
+            "another model."
+        )
+    return int(estimator.n_prompt_tokens)
+
+
+def draw_prompt(
+    model: TextClassifier, n_tokens: int, token_ids: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Let the prompt start as embeddings of tokens that the training texts have.
+
+    Lester et al. (2021), section 3.2: better than random vectors.
+    """
+    table = model.backbone.get_input_embeddings()
+    chosen = torch.from_numpy(rng.choice(token_ids, n_tokens).astype(np.int64))
+    with torch.no_grad():
+        model.set_prompt(table(chosen.to(table.weight.device)))
 
 
 def start_head(
@@ -218,20 +222,17 @@ def start_head(
         kept, _ = hold_out(data.codes, 1 - MOST_ROWS / len(data), rng)
         data = data.take(kept)
     precision = recipe.precision
-    vectors = run(
-        model.embed,
-        data.texts,
-        recipe.padding,
-        recipe.device,
-        precision=precision,
-        budget=recipe.budget,
+    vectors = frozen_vectors(
+        model, data.texts, recipe.padding, recipe.device, precision, recipe.budget
     )
     if not np.isfinite(vectors).all():
         raise TrainingDivergedError(
             f"The pretrained model turns texts into vectors that are not finite (precision="
             f"{precision!r}). Try precision='float32', or another model."
         )
-    start = fit_head(vectors, data.codes, data.weights, model.head.out_features, rng)
+    start = fit_head(vectors, data.codes, data.weights, model.n_classes, rng)
+    if recipe.tuning == "head":  # the vectors stay as they are: there is nothing to leave room for
+        start = replace(start, shrink=1.0)
     set_head(model, start, start.shrink)
     losses = cross_entropies(vectors @ start.weight.T + start.bias, data.codes)
     return start, float(np.average(losses, weights=data.weights))
@@ -239,6 +240,8 @@ def start_head(
 
 def set_head(model: TextClassifier, start: HeadStart, factor: float) -> None:
     """Write the regression, times a factor, into the head."""
+    output = output_layer(model.head)
+    assert output is not None, "a head of the user's starts as it was made"
     with torch.no_grad():
-        model.head.weight.copy_(torch.from_numpy(start.weight * np.float32(factor)))
-        model.head.bias.copy_(torch.from_numpy(start.bias * np.float32(factor)))
+        output.weight.copy_(torch.from_numpy(start.weight * np.float32(factor)))
+        output.bias.copy_(torch.from_numpy(start.bias * np.float32(factor)))

@@ -1,6 +1,6 @@
 """When training ends, and which weights stay."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ class KeepBest(Callback):
             self.best_epoch_, self.logits_ = last, net.valid_logits_
             return
         with torch.no_grad():
-            for name, weight in net.module_.named_parameters():
+            for name, weight in _state(net.module_):
                 weight.copy_(self.weights_[name])
 
     def _keep(self, net: NeuralNet, score: float, logits: np.ndarray) -> None:
@@ -79,8 +79,14 @@ class KeepBest(Callback):
         # All of them, because a callback may freeze and unfreeze any.
         self.weights_ = {
             name: weight.detach().to("cpu", copy=True)
-            for name, weight in net.module_.named_parameters()
+            for name, weight in _state(net.module_)
         }
+
+
+def _state(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """All that training may change. A head of the user's may have statistics of its own."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
 
 
 class TrainOrNot(Callback):

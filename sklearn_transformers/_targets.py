@@ -1,12 +1,10 @@
-"""Labels <-> codes, the loss, and logits -> answers."""
+"""Labels <-> codes, and logits -> answers."""
 
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from torch import nn
 
 from sklearn_transformers._compat import check_y
 from sklearn_transformers._validation import is_missing
@@ -99,15 +97,6 @@ class ClassCodec:
                 f"class_weight must be finite and not negative. Got {class_weight!r} instead."
             )
         return np.asarray(given)
-
-    @staticmethod
-    def losses(
-        logits: torch.Tensor, codes: torch.Tensor, label_smoothing: float = 0.0
-    ) -> torch.Tensor:
-        """Cross-entropy of each row, shape (n_rows,), float32."""
-        return nn.functional.cross_entropy(
-            logits.float(), codes, reduction="none", label_smoothing=label_smoothing
-        )
 
     @staticmethod
     def scores(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:

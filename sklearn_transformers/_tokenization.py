@@ -112,8 +112,12 @@ def _key(salt: Any, text: str) -> bytes:
     return bytes(digest.digest())
 
 
-def resolve_max_length(max_length: int, tokenizer: Tokenizer, backbone: PreTrainedModel) -> int:
+def resolve_max_length(
+    max_length: int, tokenizer: Tokenizer, backbone: PreTrainedModel, n_prompt: int = 0
+) -> int:
     """Return `max_length`, or the longest input that backbone and tokenizer can take.
+
+    Positions that a prompt of `n_prompt` vectors takes are not to be had.
 
     Raises
     ------
@@ -126,7 +130,13 @@ def resolve_max_length(max_length: int, tokenizer: Tokenizer, backbone: PreTrain
             f"max_length={max_length} leaves no room for text beside the {n_special} special "
             f"tokens of this model. Use at least {n_special + 1}."
         )
-    longest = int(min([max_length, tokenizer.model_max_length, *_position_limits(backbone)]))
+    limits = [limit - n_prompt for limit in _position_limits(backbone)]
+    longest = int(min([max_length, tokenizer.model_max_length, *limits]))
+    if longest <= n_special:
+        raise ValueError(
+            f"n_prompt_tokens={n_prompt} leaves no room for text: this model can read "
+            f"{longest + n_prompt} tokens. Lower it."
+        )
     if longest < max_length:
         warnings.warn(
             f"max_length={max_length} is more than this model can read; using {longest}.",

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from sklearn_transformers import TransformerTextClassifier, clear_cache
-from sklearn_transformers._cache import CHECKPOINTS, TOKENS
+from sklearn_transformers._cache import CHECKPOINTS, TOKENS, VECTORS
 from sklearn_transformers._encoded import EncodedTexts
 
 GOOD = ["good", "great", "fine", "lovely", "superb", "happy", "bright", "sweet"]
@@ -159,9 +159,11 @@ def checkpoints(tmp_path_factory):
 def fresh_cache():
     """No test finds what another left in the process's caches, nor their size changed."""
     clear_cache()
-    before = CHECKPOINTS.max_bytes, TOKENS.max_bytes
+    caches = (CHECKPOINTS, TOKENS, VECTORS)
+    before = [cache.max_bytes for cache in caches]
     yield
-    CHECKPOINTS.max_bytes, TOKENS.max_bytes = before
+    for cache, size in zip(caches, before, strict=True):
+        cache.max_bytes = size
 
 
 @pytest.fixture

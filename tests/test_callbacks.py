@@ -26,12 +26,13 @@ from skorch.callbacks import (
     Unfreezer,
 )
 
-from sklearn_transformers._callbacks import LinearSchedule, is_watched
+from sklearn_transformers._callbacks import is_watched
 from sklearn_transformers._pretrained import load_pretrained
+from sklearn_transformers._schedule import Schedule
 
 
 def schedule_of(n_steps, warmup):
-    schedule = LinearSchedule(warmup)
+    schedule = Schedule("linear", warmup)
     schedule.on_train_begin(
         SimpleNamespace(n_steps_=n_steps, optimizer_=SimpleNamespace(param_groups=[]))
     )

@@ -12,6 +12,7 @@ from sklearn_transformers import TransformerTextClassifier
 from sklearn_transformers._data import LabelledTexts
 from sklearn_transformers._head_start import fit_head
 from sklearn_transformers._held_out import HeldOut
+from sklearn_transformers._losses import loss_of
 from sklearn_transformers._model import parameter_groups
 from sklearn_transformers._pretrained import load_pretrained
 from sklearn_transformers._recipe import (
@@ -21,7 +22,6 @@ from sklearn_transformers._recipe import (
     auto_learning_rate,
 )
 from sklearn_transformers._split import stratified_folds
-from sklearn_transformers._targets import ClassCodec
 
 
 @pytest.mark.parametrize(
@@ -450,7 +450,7 @@ def test_label_smoothing__loss__is_that_of_the_smoothed_labels():
     logits, codes = torch.randn(7, 3), torch.arange(7) % 3
     targets = 0.8 * torch.eye(3)[codes] + 0.2 / 3
     expected = -(targets * torch.log_softmax(logits, dim=1)).sum(dim=1)
-    torch.testing.assert_close(ClassCodec.losses(logits, codes, 0.2), expected)
+    torch.testing.assert_close(loss_of("cross_entropy", 3, 0.2)(logits, codes), expected)
 
 
 def test_label_smoothing__trained_model__is_less_sure(make, binary):

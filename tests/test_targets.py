@@ -1,7 +1,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
@@ -79,13 +78,6 @@ def test_class_weights__balanced__weight_two_equals_row_twice():
 def test_class_weights__dict__leaves_others_at_one():
     weights = ClassCodec.learn(["a", "b"]).class_weights({"b": 3}, np.array([0, 1]), np.ones(2))
     np.testing.assert_array_equal(weights, [1, 3])
-
-
-def test_losses__reduced_precision_logits__are_computed_in_float32():
-    logits = torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16)
-    loss = ClassCodec.losses(logits, torch.tensor([0]))
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, torch.tensor([np.log1p(np.e)], dtype=torch.float32))
 
 
 def test_probabilities__extreme_logits__stay_exact():

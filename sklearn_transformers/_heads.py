@@ -1,0 +1,101 @@
+"""From hidden states to one vector a text, and from that to logits."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from sklearn_transformers._steady import SteadyLinear
+
+__all__ = ["AttentionPooling", "MLPHead", "build_head", "output_layer", "pool"]
+
+Head = str | Callable[[int, int], nn.Module]
+
+
+class MLPHead(nn.Module):
+    """A hidden layer beside the vector, and a linear layer on the sum of both.
+
+    The hidden layer starts at zero. So the head starts as the linear one, from a logistic
+    regression for example, and what it learns beyond comes on top (He et al. 2016, "Deep
+    Residual Learning for Image Recognition").
+    """
+
+    def __init__(self, width: int, n_classes: int) -> None:
+        super().__init__()
+        self.hidden = nn.utils.skip_init(SteadyLinear, width, width, dtype=torch.float32)
+        self.output = nn.utils.skip_init(SteadyLinear, width, n_classes, dtype=torch.float32)
+        nn.init.zeros_(self.hidden.weight)
+        nn.init.zeros_(self.hidden.bias)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors of shape (b, width) -> logits of shape (b, n_classes)."""
+        logits: torch.Tensor = self.output(vectors + nn.functional.gelu(self.hidden(vectors)))
+        return logits
+
+
+class AttentionPooling(nn.Module):
+    """The mean of a text's hidden states, weighted by how much each agrees with a learnt query.
+
+    Yang et al. (2016), "Hierarchical Attention Networks for Document Classification". The query
+    starts at zero, where the weighted mean is the plain one.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(width))
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Hidden states of shape (b, s, h) and mask (b, s) -> vectors of shape (b, h)."""
+        scores = (hidden * self.query).sum(dim=2)
+        shares = scores.masked_fill(~mask.bool(), -torch.inf).softmax(dim=1)
+        return (hidden * shares[:, :, None]).sum(dim=1)
+
+
+def build_head(head: Head, width: int, n_classes: int) -> nn.Module:
+    """Make the head; empty where its weights are linear, so that no random numbers are drawn.
+
+    Raises
+    ------
+    ValueError
+        When a head of the user's does not answer with one logit for each class.
+    """
+    if head == "mlp":
+        return MLPHead(width, n_classes)
+    if isinstance(head, str):
+        return nn.utils.skip_init(SteadyLinear, width, n_classes, dtype=torch.float32)
+    module = head(width, n_classes)
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"head={head!r} was called with ({width}, {n_classes}), for the width of the vectors "
+            f"and the number of classes, and returned {module!r}. It must return a "
+            "torch.nn.Module."
+        )
+    with torch.no_grad():
+        answer = module.eval()(torch.zeros(2, width))
+    module.train()
+    if not torch.is_tensor(answer) or answer.shape != (2, n_classes):
+        got = f"shape {tuple(answer.shape)}" if torch.is_tensor(answer) else repr(answer)
+        raise ValueError(
+            f"head={head!r} must turn vectors of shape (n, {width}) into logits of shape "
+            f"(n, {n_classes}). For two vectors it returned {got}."
+        )
+    return module
+
+
+def output_layer(head: nn.Module) -> nn.Linear | None:
+    """The linear layer that a logistic regression can be written to, where the head has one."""
+    if isinstance(head, MLPHead):
+        return head.output
+    return head if isinstance(head, SteadyLinear) else None
+
+
+def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Hidden states of shape (b, s, h), right-padded -> vectors of shape (b, h)."""
+    if pooling == "cls":
+        return hidden[:, 0]
+    if pooling == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(dim=1) - 1]
+    real = mask[:, :, None].bool()
+    if pooling == "max":
+        return hidden.masked_fill(~real, -torch.inf).amax(dim=1)
+    return hidden.masked_fill(~real, 0.0).sum(dim=1) / real.sum(dim=1)

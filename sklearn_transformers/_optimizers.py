@@ -1,0 +1,51 @@
+"""Optimisers by name or class, and how much faster than AdamW each must learn."""
+
+from typing import Any
+
+import torch
+
+__all__ = ["RATE_BESIDE_ADAMW", "build_optimizer"]
+
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    "adamw": (torch.optim.AdamW, {"fused": True}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "adafactor": (torch.optim.Adafactor, {}),
+}
+
+# Rates that suit: steps of SGD are as long as the gradient, those of Adafactor as the weights.
+RATE_BESIDE_ADAMW = {"sgd": 100.0, "adafactor": 20.0}
+
+
+def build_optimizer(
+    optimizer: Any, params: dict[str, Any] | None, groups: list[dict[str, Any]], rate: float
+) -> torch.optim.Optimizer:
+    """Make the optimiser.
+
+    Parameters
+    ----------
+    optimizer : str or callable
+        A name, or what is called as ``optimizer(groups, lr=rate, **params)``: a class of
+        torch.optim, for example.
+    params : dict or None
+        Keyword arguments, which go over the defaults of a name.
+    groups : list of dict
+        Parameters with their `lr` and `weight_decay`.
+    rate : float
+
+    Raises
+    ------
+    ValueError
+        When it cannot be made, with the reason.
+    """
+    make, defaults = OPTIMIZERS.get(optimizer, (optimizer, {}))
+    try:
+        made = make(groups, **{"lr": rate, **defaults, **(params or {})})
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"optimizer={optimizer!r} with optimizer_params={params!r} could not be made: {error}"
+        ) from error
+    if not isinstance(made, torch.optim.Optimizer):
+        raise ValueError(
+            f"optimizer={optimizer!r} made {made!r}, which is no torch.optim.Optimizer."
+        )
+    return made
