@@ -199,7 +199,9 @@ def architecture_of(config: Config) -> type[PreTrainedModel]:
     """
     # An encoder's own configuration, as T5EncoderModel saves it, says that it has no decoder.
     if config.is_encoder_decoder or type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
-        encoder: type[PreTrainedModel] | None = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
+        encoder: type[PreTrainedModel] | None = MODEL_FOR_TEXT_ENCODING_MAPPING.get(
+            type(config), None
+        )
         if encoder is None:
             raise ValueError(
                 f"of encoder-decoders only T5 and its kin can be used, not {config.model_type}; "

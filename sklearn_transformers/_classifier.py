@@ -128,7 +128,7 @@ class TransformerTextClassifier(
     learning_rate : float or "auto", default="auto"
         Peak learning rate of the backbone. "auto" is 7.5e-5 for a model of width 384 and
         falls with the square of the width (2e-5 for BERT-base [2]_), at most 5e-4; times 20
-        with LoRA, 50 for biases, 400 for prompts; times 100 for SGD and 20 for Adafactor.
+        with LoRA, 50 for biases, 100 for prompts; times 100 for SGD and 20 for Adafactor.
     head_learning_rate : float or "auto", default="auto"
         Peak learning rate of the head. "auto" is forty times that of a backbone that is trained
         as a whole.
@@ -602,6 +602,35 @@ class TransformerTextClassifier(
             )
         fitted = fine_tune(self, X, y, sample_weight, codec=codec, proceed=proceed, one_epoch=True)
         self.__dict__.update(fitted)
+        return self
+
+    def add_classes(self, classes: Any) -> Self:
+        """Make room for labels that have turned up since the model was fitted.
+
+        The head answers a new class as it answers the old ones on average, so that no text
+        changes its label before training goes on: by `partial_fit`, or by `fit` with
+        `warm_start`. Show it old rows too, or it forgets the old classes.
+
+        Parameters
+        ----------
+        classes : array-like of shape (n_new_classes,)
+            The new labels, of the same kind as those in `classes_`.
+
+        Returns
+        -------
+        self : TransformerTextClassifier
+            The fitted estimator, `classes_` with the new labels in their sorted places.
+
+        Raises
+        ------
+        ValueError
+            When a label is known already or of another kind, or the head is one of your own,
+            which only you know how to widen.
+        """
+        check_is_fitted(self)
+        from sklearn_transformers._start import widened
+
+        self.__dict__.update(widened(self, classes))
         return self
 
     def predict(self, X: Any) -> np.ndarray:

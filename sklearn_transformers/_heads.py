@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from sklearn_transformers._steady import SteadyLinear
+from sklearn_transformers._steady import SteadyLinear, product
 
 __all__ = ["AttentionPooling", "MLPHead", "build_head", "output_layer", "pool"]
 
@@ -46,8 +46,11 @@ class AttentionPooling(nn.Module):
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Hidden states of shape (b, s, h) and mask (b, s) -> vectors of shape (b, h)."""
-        scores = (hidden * self.query).sum(dim=2)
-        shares = scores.masked_fill(~mask.bool(), -torch.inf).softmax(dim=1)
+        scores = product(hidden.flatten(0, 1), self.query[None]).reshape(mask.shape)
+        scores = scores.masked_fill(~mask.bool(), -torch.inf)
+        # A softmax whose gradient is a sum: torch's own depends on the number of threads.
+        powers = (scores - scores.detach().amax(dim=1, keepdim=True)).exp()
+        shares = powers / powers.sum(dim=1, keepdim=True)
         return (hidden * shares[:, :, None]).sum(dim=1)
 
 

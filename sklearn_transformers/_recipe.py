@@ -21,7 +21,7 @@ __all__ = [
 # docs/recipe.md says why, docs/accuracy.md what benchmarks/bench_accuracy.py has measured so far.
 RATE_AT_WIDTH_384, HIGHEST_RATE = 7.5e-5, 5e-4
 # Few weights, or additions that start at zero, have a longer way to go.
-TIMES_THE_RATE = {"lora": 20.0, "bias": 50.0, "prompt": 400.0}
+TIMES_THE_RATE = {"lora": 20.0, "bias": 50.0, "prompt": 100.0}
 HEAD_RATIO = 40.0
 BATCH_FROM_ROWS = {2000: 32, 200: 16, 0: 8}
 TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 10

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._batching import Budget, Padding
@@ -30,6 +31,7 @@ from sklearn_transformers._recipe import (
     auto_learning_rate,
 )
 from sklearn_transformers._split import hold_out
+from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers._tokenization import resolve_max_length
 from sklearn_transformers._vectors import frozen_vectors
 from sklearn_transformers.exceptions import TrainingDivergedError
@@ -42,6 +44,7 @@ __all__ = [
     "start_head",
     "start_parameters",
     "starting_model",
+    "widened",
 ]
 
 # More rows make a linear head no better, and fine-tuning sees them all anyway.
@@ -95,6 +98,26 @@ def starting_model(
     n_prompt = _prompt_length(estimator, model, tuning)
     longest = resolve_max_length(estimator.max_length, tokenizer, model.backbone, n_prompt)
     return model.to(device).eval(), tokenizer, Padding(**(known | {"longest": longest}))
+
+
+def widened(estimator: Any, classes: Any) -> dict[str, Any]:
+    """The fitted attributes of an estimator with more classes; see `add_classes`."""
+    codec = ClassCodec(estimator.classes_).extended(classes)
+    columns = codec.encode(estimator.classes_)
+    model = copy.deepcopy(estimator.model_)
+    output = output_layer(model.head)
+    if output is None:
+        raise ValueError(
+            f"A head of your own ({estimator.head!r}) cannot be widened: only you know how. Fit a "
+            "new estimator."
+        )
+    for name, old in list(output.named_parameters()):
+        # The mean of the others is below the greatest of them.
+        new = old.detach().mean(dim=0).repeat(len(codec.classes), *[1] * (old.ndim - 1))
+        new[torch.from_numpy(columns).to(old.device)] = old.detach()
+        setattr(output, name, nn.Parameter(new))
+    output.out_features = model.n_classes = len(codec.classes)
+    return {"classes_": codec.classes, "model_": model}
 
 
 def resolve_recipe(

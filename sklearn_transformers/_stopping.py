@@ -78,8 +78,7 @@ class KeepBest(Callback):
         self.logits_ = logits
         # All of them, because a callback may freeze and unfreeze any.
         self.weights_ = {
-            name: weight.detach().to("cpu", copy=True)
-            for name, weight in _state(net.module_)
+            name: weight.detach().to("cpu", copy=True) for name, weight in _state(net.module_)
         }
 
 

@@ -60,6 +60,25 @@ class ClassCodec:
             )
         return cls(classes)
 
+    def extended(self, classes: Any) -> "ClassCodec":
+        """The codec of these classes and new ones.
+
+        Raises
+        ------
+        ValueError
+            When one is known already, or is no label of the same kind.
+        """
+        new = np.unique(self.read(classes, name="classes"))
+        known = sorted(set(new.tolist()) & set(self.classes.tolist()), key=repr)
+        if known:
+            raise ValueError(f"The classes {known} are known already: {self.classes.tolist()}.")
+        if isinstance(new.tolist()[0], str) != isinstance(self.classes.tolist()[0], str):
+            raise ValueError(
+                f"New classes must be of the same kind as {self.classes.tolist()}. Got "
+                f"{new.tolist()} instead."
+            )
+        return ClassCodec(np.unique(np.concatenate([self.classes, new])))
+
     def encode(self, y: Any, *, name: str = "y") -> np.ndarray:
         """Labels -> codes of shape (n_samples,), int64.
 

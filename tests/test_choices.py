@@ -130,7 +130,9 @@ def test_loss__value_and_gradient__equal_those_by_hand(name):
     for column in range(3):
         moved = logits.detach().double()
         moved[0, column] += step
-        slope = (by_hand(name, moved[0].softmax(0).tolist()) - by_hand(name, probabilities[0])) / step
+        slope = (
+            by_hand(name, moved[0].softmax(0).tolist()) - by_hand(name, probabilities[0])
+        ) / step
         assert logits.grad[0, column] == pytest.approx(slope, abs=1e-4)
 
 

@@ -186,15 +186,24 @@ def test_fit__training_over__every_norm_is_torchs_again(make, binary):
     assert kinds == {nn.LayerNorm}
 
 
+CHOICES = [
+    {},
+    {"tuning": "lora"},
+    {"tuning": "full", "head": "attention"},
+    {"tuning": "head", "head": "mlp"},
+]
+
+
 @pytest.mark.pretrained
-def test_fit__real_encoder__has_the_same_bits_with_one_thread_and_with_two(threads):
+@pytest.mark.parametrize("choices", CHOICES)
+def test_fit__real_encoder__has_the_same_bits_with_one_thread_and_with_two(threads, choices):
     words = ["a joy from start to end", "dull and endless", "it rained all day in the city"]
     X, y = [f"{word} {number}" for number in range(16) for word in words], ["a", "b", "c"] * 16
     weights, scores = [], []
     for n_threads in (1, 2):
         threads(n_threads)
         clf = TransformerTextClassifier(
-            max_epochs=2, precision="float32", device="cpu", random_state=0, verbose=0
+            max_epochs=2, precision="float32", device="cpu", random_state=0, verbose=0, **choices
         ).fit(X, y)
         weights.append(list(clf.model_.parameters()))
         scores.append(clf.best_score_)

@@ -377,3 +377,73 @@ def test_search__over_tuning_and_head__runs_as_any_other(make):
     assert len(search.cv_results_["params"]) == 6
     assert isinstance(search.best_estimator_, TransformerTextClassifier)
     assert np.ptp(search.cv_results_["mean_test_score"]) > 0
+
+
+# --- new classes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp", "attention"])
+def test_add_classes__before_training__changes_no_label(make, binary, head):
+    X, y = binary
+    clf = make(head=head).fit(X, y)
+    labels, vectors = clf.predict(X), clf.transform(X)
+    scores = clf.decision_function(X)
+    assert clf.add_classes(["maybe"]) is clf
+    assert clf.classes_.tolist() == ["maybe", "no", "yes"]
+    np.testing.assert_array_equal(clf.predict(X), labels)
+    np.testing.assert_array_equal(clf.transform(X), vectors)
+    wide = clf.decision_function(X)
+    np.testing.assert_allclose(wide[:, 2] - wide[:, 1], scores, atol=1e-5)
+    np.testing.assert_allclose(wide[:, 0], wide[:, 1:].mean(axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora", "head"])
+def test_add_classes__training_goes_on__learns_the_new_and_keeps_the_old(
+    tuned, three_classes, tuning
+):
+    X, y = np.array(three_classes[0]), np.array(three_classes[1])
+    old = y != "good"
+    parameters = {"warm_start": True, "pooling": "mean", "max_epochs": 8}
+    clf = tuned(tuning, **parameters).fit(X[old], y[old])
+    clf.add_classes(["good"])
+    again = pickle.loads(pickle.dumps(clf))
+    for model in (clf.fit(X, y), again.fit(X, y)):
+        assert model.classes_.tolist() == ["bad", "good", "plain"]
+        assert model.n_iter_ == 16
+        right = model.predict(X) == y
+        assert min(right[y == label].mean() for label in model.classes_) > 0.3
+        assert right.mean() > (0.55 if tuning == "head" else 0.85)
+    np.testing.assert_array_equal(clf.predict_proba(X), again.predict_proba(X))
+
+
+def test_add_classes__numbers__keep_their_type_and_order(make):
+    X, y = toy_texts(60, classes=(3, 7))
+    clf = make(early_stopping=False, max_epochs=1).fit(X, y).add_classes([5, 1])
+    assert clf.classes_.tolist() == [1, 3, 5, 7]
+    assert clf.classes_.dtype == np.asarray(y).dtype
+    clf.partial_fit(["good film", "bad film"], [1, 5])
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [(["yes", "maybe"], r"\['yes'\] are known already"), ([3], "same kind as")],
+)
+def test_add_classes__unusable__is_refused_and_nothing_changes(make, binary, classes, message):
+    clf = make(early_stopping=False, max_epochs=1).fit(*binary)
+    before = dict(vars(clf))
+    with pytest.raises(ValueError, match=message):
+        clf.add_classes(classes)
+    assert vars(clf) == before
+
+
+def test_add_classes__head_of_the_users__is_refused(make, binary):
+    clf = make(head=torch.nn.Linear, early_stopping=False, max_epochs=1).fit(*binary)
+    with pytest.raises(ValueError, match="cannot be widened"):
+        clf.add_classes(["maybe"])
+
+
+def test_add_classes__unfitted__says_so(make):
+    from sklearn.exceptions import NotFittedError
+
+    with pytest.raises(NotFittedError):
+        make().add_classes(["maybe"])
