@@ -11,7 +11,6 @@ mark rises further when, after 50 texts, 500 are answered.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import numpy as np
 from peers import (
     Job,
     header,
+    highest_memory,
     line,
     machine,
     median_and_spread,
@@ -79,22 +79,16 @@ def measure(options):
     job = Job(X, y, X_test, y_test, 1, options.batch_size, options.max_length)
     for library in LIBRARIES:
         import_module(library)
-    before = highest()
+    before = highest_memory()
     predict = CONTESTANTS[options.contestant](job)
-    trained = highest()
+    trained = highest_memory()
     rng = np.random.default_rng(0)
     words = sorted({word for text in X for word in text.split()[:20]})
     texts = np.array([" ".join(rng.choice(words, 8)) for _ in range(11 * N_TEXTS)])
     predict(texts[:N_TEXTS])
-    some = highest()
+    some = highest_memory()
     predict(texts[N_TEXTS:])
-    return {"fit": trained - before, "predict": highest() - some}
-
-
-def highest():
-    """The highest resident memory of this process so far, in MiB."""
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib / 1024 / (1024 if sys.platform == "darwin" else 1)
+    return {"fit": trained - before, "predict": highest_memory() - some}
 
 
 def table(data, runs):

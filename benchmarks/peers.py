@@ -7,7 +7,9 @@ steps of the same number of texts, and cut texts at the same length.
 
 import os
 import platform
+import resource
 import statistics
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -239,6 +241,12 @@ def n_layer_weights(job):
     """Weights of the encoder's matrices: each token costs twice as many operations a pass."""
     encoder = sequence_classifier(job).base_model.encoder
     return sum(weight.numel() for weight in encoder.parameters() if weight.ndim == 2)
+
+
+def highest_memory():
+    """The highest resident memory of this process so far, in MiB."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib / 1024 / (1024 if sys.platform == "darwin" else 1)
 
 
 def machine():

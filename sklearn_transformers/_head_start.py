@@ -80,6 +80,8 @@ def fit_head(
     # BLAS adds up in as many parts as it has threads: one thread always gives the same bits.
     with threadpool_limits(1, "blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        # scikit-learn takes many classes of few rows for numbers.
+        warnings.filterwarnings("ignore", "The number of unique classes is greater", UserWarning)
         penalty = _choose_penalty(scaled, codes, weights, rng)
         _, coef, intercept = _Path(scaled, codes, weights).fit(penalty)
         logits = scaled @ coef.T + intercept
