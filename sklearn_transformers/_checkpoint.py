@@ -11,14 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import (
-    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
-    MODEL_FOR_TEXT_ENCODING_MAPPING,
-    MODEL_MAPPING,
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.models.auto.modeling_auto import (
@@ -27,12 +20,12 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import cached_file
 
+from sklearn_transformers._architecture import architecture_of
 from sklearn_transformers.exceptions import PretrainedModelError
 
 __all__ = [
     "BUNDLED_NAME",
     "Checkpoint",
-    "architecture_of",
     "content_key",
     "find_checkpoint",
     "neutral_id",
@@ -187,33 +180,6 @@ def read_checkpoint(source: str, key: Hashable) -> Checkpoint:
         masks_padding,
         remarks,
     )
-
-
-def architecture_of(config: Config) -> type[PreTrainedModel]:
-    """Class of the backbone; of encoder-decoders, the encoder's.
-
-    Raises
-    ------
-    ValueError
-        When transformers has no class for an encoder-decoder's encoder alone.
-    """
-    # An encoder's own configuration, as T5EncoderModel saves it, says that it has no decoder.
-    if config.is_encoder_decoder or type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
-        encoder: type[PreTrainedModel] | None = MODEL_FOR_TEXT_ENCODING_MAPPING.get(
-            type(config), None
-        )
-        if encoder is None:
-            raise ValueError(
-                f"of encoder-decoders only T5 and its kin can be used, not {config.model_type}; "
-                "take an encoder such as BERT or a decoder such as GPT-2."
-            )
-        return encoder
-    classes = MODEL_MAPPING[type(config)]
-    if not isinstance(classes, tuple):
-        return classes
-    by_name = {cls.__name__: cls for cls in classes}
-    stated = [by_name[name] for name in config.architectures or [] if name in by_name]
-    return (stated or classes)[0]
 
 
 def neutral_id(tokenizer: Tokenizer) -> int:

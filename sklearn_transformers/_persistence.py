@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from sklearn_transformers._checkpoint import architecture_of
+from sklearn_transformers._architecture import architecture_of
 from sklearn_transformers._model import TextClassifier
 from sklearn_transformers._pretrained import build_backbone
 from sklearn_transformers._process import quiet

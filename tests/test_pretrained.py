@@ -13,8 +13,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertModel,
-    T5Config,
-    T5Model,
     ViTConfig,
     ViTModel,
 )
@@ -171,13 +169,6 @@ def test_load_pretrained__hub_out_of_reach__one_clear_error():
     assert "[offline]" in done.stdout
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""
-
-
-def test_load_pretrained__encoder_decoder__is_refused_by_name(tmp_path):
-    config = T5Config(vocab_size=20, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
-    T5Model(config).save_pretrained(tmp_path)
-    with pytest.raises(PretrainedModelError, match=r"encoder-decoders \(t5\) are not supported"):
-        load_pretrained(tmp_path)
 
 
 def test_load_pretrained__missing_layer__is_warned_of(folder):
