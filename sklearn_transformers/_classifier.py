@@ -51,7 +51,7 @@ class TransformerTextClassifier(
     ----------
     model : str or path-like, default="sentence-transformers/all-MiniLM-L6-v2"
         Pretrained encoder or decoder that ``transformers.AutoModel`` can load: a folder, or a
-        name on the Hugging Face Hub; encoder-decoders are not supported. The default has
+        name on the Hugging Face Hub; of encoder-decoders only T5 and its kin. The default has
         22.7 M weights and can be fine-tuned on a laptop's CPU; with the extra `offline` it is
         read from the installed package.
     max_length : int, default=256
@@ -78,8 +78,9 @@ class TransformerTextClassifier(
         - "bias": the head and the biases of the backbone [9]_.
         - "prompt": the head, and `n_prompt_tokens` vectors in front of every text; the backbone
           stays as it is [10]_.
-        - "head": the head alone. The texts go through the backbone once, and in a search not
-          again: candidates that differ in the head's training cost next to nothing.
+        - "head": the head alone. The texts go through the backbone once, and in a search once a
+          fold: candidates that differ in the head's training cost next to nothing. Only
+          ``head="attention"`` needs the tokens' hidden states anew in each epoch.
         - "auto": "contrastive" where rows are few: below 300, at least 8 for each class, and of
           at most 10 classes; else "full". It is "full" too where training goes on from an
           earlier model, `head`, `head_init`, `head_learning_rate`, `loss` or `label_smoothing`
@@ -272,9 +273,9 @@ class TransformerTextClassifier(
         None without validation rows.
     history_ : list of dict
         One dict per epoch, ``history_[i]`` for epoch i: `epoch`, `train_loss`, `learning_rate`
-        (the backbone's at the end of the epoch), `seconds` and, of these, `train_seconds`;
-        `examples_per_second` and `tokens_per_second` (of training, without padding); with
-        validation rows also `valid_loss` (calibrated), `valid_score`, `temperature` and
+        (the backbone's at the end of the epoch; the head's with ``tuning="head"``), `seconds`
+        and, of these, `train_seconds`; `examples_per_second` and `tokens_per_second` (of
+        training, without padding); with validation rows also `valid_loss` (calibrated), `valid_score`, `temperature` and
         `valid_seconds`; with contrastive tuning `train_loss` is that of the pairs, and
         `head_seconds` are those of the head's fit. Epoch 0 is the start, with `load_seconds`,
         `tokenise_seconds`, `n_folds` and `cross_fit_seconds` (if there was a cross-validation:

@@ -48,6 +48,7 @@ def cross_fit(
     logits : ndarray of shape (2, n_held, n_classes), float32
         Answers to the rows of the folds, one fold after the other, before and after training.
     """
+    origin = model.origin
     before = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
     answers = []
 
@@ -76,6 +77,7 @@ def cross_fit(
             net_of(recipe)(model, smaller, rng, [schedule, _Tick(bar)]).train(train, None)
             answers.append(np.stack([first, answer(unseen)]))
             model.load_state_dict(before)
+            model.mark_origin(origin)
     return np.concatenate(answers, axis=1)
 
 

@@ -1,5 +1,6 @@
 """From hidden states to one vector a text, and from that to logits."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -66,7 +67,12 @@ def build_head(head: Head, width: int, n_classes: int) -> nn.Module:
         return MLPHead(width, n_classes)
     if isinstance(head, str):
         return nn.utils.skip_init(SteadyLinear, width, n_classes, dtype=torch.float32)
-    module = head(width, n_classes)
+    if isinstance(head, nn.Module):
+        raise ValueError(
+            f"head={head!r} is a module already. Pass what makes one: its class, or a function of "
+            "the vectors' width and the number of classes."
+        )
+    module = copy.deepcopy(head(width, n_classes))
     if not isinstance(module, nn.Module):
         raise ValueError(
             f"head={head!r} was called with ({width}, {n_classes}), for the width of the vectors "

@@ -1,5 +1,6 @@
 """Losses: logits and codes of a batch -> one loss for each row."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -63,8 +64,12 @@ def loss_of(loss: Any, n_classes: int, label_smoothing: float = 0.0) -> Loss:
         )
     if loss in LOSSES:
         return LOSSES[loss]
+    if isinstance(loss, type):
+        raise ValueError(f"loss={loss!r} is a class. Pass an instance, made with reduction='none'.")
+    probe = copy.deepcopy(loss).cpu() if isinstance(loss, nn.Module) else loss
     logits = torch.linspace(-1, 1, 2 * n_classes).reshape(2, n_classes).requires_grad_()
-    found = loss(logits, torch.tensor([0, n_classes - 1]))
+    with torch.random.fork_rng([]):
+        found = probe(logits, torch.tensor([0, n_classes - 1]))
     shape = tuple(found.shape) if torch.is_tensor(found) else repr(found)
     if shape != (2,):
         raise ValueError(

@@ -1,5 +1,6 @@
 """Prompt + backbone + pooling + head, and which of their weights train how."""
 
+import copy
 import inspect
 import re
 from collections.abc import Hashable
@@ -76,6 +77,14 @@ class TextClassifier(nn.Module):
     def mark_origin(self, source: Hashable) -> None:
         """The backbone has its checkpoint's weights, and is where it stays."""
         self._origin = source, self._state()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TextClassifier":
+        """A copy lies elsewhere, and nothing is known of what will be written there."""
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        twin.mark_origin(None)
+        return twin
 
     def _state(self) -> list[tuple[int, int]]:
         """Where each weight lies and how often it was written to."""

@@ -37,10 +37,17 @@ def build_optimizer(
     ValueError
         When it cannot be made, with the reason.
     """
+    for name in ("lr", "weight_decay"):
+        if name in (params or {}):
+            own = {"lr": "learning_rate", "weight_decay": "weight_decay"}[name]
+            raise ValueError(
+                f"optimizer_params={params!r} holds {name!r}, which differs between parts of the "
+                f"model. Use the parameter {own} instead."
+            )
     make, defaults = OPTIMIZERS.get(optimizer, (optimizer, {}))
     try:
         made = make(groups, **{"lr": rate, **defaults, **(params or {})})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"optimizer={optimizer!r} with optimizer_params={params!r} could not be made: {error}"
         ) from error

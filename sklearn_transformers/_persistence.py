@@ -1,5 +1,6 @@
 """A fitted model <-> plain bytes and strings, for pickles that name no foreign class."""
 
+import copy
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sklearn_transformers._architecture import architecture_of
 from sklearn_transformers._model import TextClassifier
 from sklearn_transformers._pretrained import build_backbone
 from sklearn_transformers._process import quiet
+from sklearn_transformers._tuned_part import merge_additions
 
 __all__ = ["pack", "unpack"]
 
@@ -25,6 +27,9 @@ def pack(model: TextClassifier, tokenizer: Tokenizer) -> dict[str, Any]:
     Weights become safetensors, configuration and tokenizer the files that transformers itself
     writes, so that a renamed class in torch or transformers cannot break an old pickle.
     """
+    if hasattr(model.backbone, "peft_config"):  # packed while it trains, by a scorer for example
+        model = copy.deepcopy(model)
+        merge_additions(model.backbone)
     with tempfile.TemporaryDirectory() as name, quiet():
         folder = Path(name)
         model.backbone.config.save_pretrained(folder)

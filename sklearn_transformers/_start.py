@@ -156,7 +156,7 @@ def resolve_recipe(
         optimizer=estimator.optimizer,
         optimizer_params=estimator.optimizer_params,
         schedule=str(estimator.schedule),
-        loss=loss,
+        loss=copy.deepcopy(loss).to(device) if isinstance(loss, nn.Module) else loss,
         learning_rate=rate,
         head_learning_rate=float(chosen("head_learning_rate", head_rate)),
         layer_decay=float(estimator.layer_decay),
@@ -188,6 +188,11 @@ def _checked_checkpointing(estimator: Any, model: TextClassifier) -> bool:
 def _prompt_length(estimator: Any, model: TextClassifier, tuning: str) -> int:
     """How many vectors will stand in front of each text; 0 without a prompt."""
     if model.prompt is not None:
+        if tuning == "prompt" and len(model.prompt) != estimator.n_prompt_tokens:
+            raise ValueError(
+                f"Training goes on from a model with a prompt of {len(model.prompt)} vectors, but "
+                f"n_prompt_tokens={estimator.n_prompt_tokens}. Set it back, or fit a new estimator."
+            )
         return len(model.prompt)
     if tuning != "prompt":
         return 0

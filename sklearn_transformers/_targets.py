@@ -68,11 +68,13 @@ class ClassCodec:
         ValueError
             When one is known already, or is no label of the same kind.
         """
-        new = np.unique(self.read(classes, name="classes"))
+        new = np.unique(self.read(classes, name="classes")) if len(classes) else np.empty(0)
         known = sorted(set(new.tolist()) & set(self.classes.tolist()), key=repr)
         if known:
             raise ValueError(f"The classes {known} are known already: {self.classes.tolist()}.")
-        if isinstance(new.tolist()[0], str) != isinstance(self.classes.tolist()[0], str):
+        alike = {"T": "U", "O": "U", "u": "i"}  # texts of any dtype, integers of any sign
+        kinds = {alike.get(c.dtype.kind, c.dtype.kind) for c in (new, self.classes)}
+        if len(kinds) > 1:
             raise ValueError(
                 f"New classes must be of the same kind as {self.classes.tolist()}. Got "
                 f"{new.tolist()} instead."

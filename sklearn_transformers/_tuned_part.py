@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -12,7 +13,7 @@ from sklearn_transformers._compat import import_optional
 from sklearn_transformers._model import TextClassifier, depths
 from sklearn_transformers._recipe import Recipe
 
-__all__ = ["tuned_part"]
+__all__ = ["merge_additions", "tuned_part"]
 
 # Names of the weights that rest. The head of contrastive tuning is fitted, not trained.
 RESTING = {
@@ -32,6 +33,8 @@ def tuned_part(model: TextClassifier, recipe: Recipe) -> Iterator[None]:
     layer, as Dettmers et al. (2023), "QLoRA", found best; merged into the layers when training
     ends, so that prediction costs the same and nothing else has to know.
     """
+    if recipe.tuning not in ("prompt", "head"):
+        model.mark_origin(None)
     with ExitStack() as stack:
         if recipe.tuning == "lora":
             stack.enter_context(_low_rank_additions(model.backbone, recipe))
@@ -44,6 +47,11 @@ def tuned_part(model: TextClassifier, recipe: Recipe) -> Iterator[None]:
             stack.enter_context(_frozen(model, RESTING[recipe.tuning]))
         if recipe.freeze_layers:
             stack.enter_context(_frozen(model, _lowest(model.backbone, recipe.freeze_layers)))
+        if not any(weight.requires_grad for weight in model.parameters()):
+            raise ValueError(
+                f"freeze_layers={recipe.freeze_layers} freezes the whole backbone, and tuning="
+                f"{recipe.tuning!r} trains nothing else. Lower it."
+            )
         yield
 
 
@@ -101,10 +109,17 @@ def _low_rank_additions(backbone: PreTrainedModel, recipe: Recipe) -> Iterator[N
     try:
         yield
     finally:
-        for name in linear:
-            layer = backbone.get_submodule(name)
-            layer.merge()
-            holder, _, own = name.rpartition(".")
-            setattr(backbone.get_submodule(holder), own, layer.get_base_layer())
-        del backbone.peft_config
+        merge_additions(backbone)
         backbone.requires_grad_(True)
+
+
+def merge_additions(backbone: nn.Module) -> None:
+    """Make LoRA's additions part of the layers that they were put into."""
+    wrapped = [name for name, m in backbone.named_modules() if hasattr(m, "get_base_layer")]
+    for name in wrapped:
+        layer: Any = backbone.get_submodule(name)
+        layer.merge()
+        holder, _, own = name.rpartition(".")
+        setattr(backbone.get_submodule(holder), own, layer.get_base_layer())
+    if wrapped:
+        del backbone.peft_config

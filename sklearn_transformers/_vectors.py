@@ -104,6 +104,10 @@ def on_vectors(
     """
     texts = EncodedTexts.concatenate([part.texts for part in parts])
     rows, numbers = texts.distinct()
+    # In an order of their own, so that the same texts, split otherwise, are the same vectors.
+    contents = texts.take(rows).contents()
+    order = np.array(sorted(range(len(rows)), key=contents.__getitem__))
+    rows, numbers = rows[order], np.argsort(order)[numbers]
     read = texts.take(rows)
     vectors = frozen_vectors(
         model, read, recipe.padding, recipe.device, recipe.predict_precision, recipe.budget

@@ -102,6 +102,11 @@ def test_build_head__no_module__is_refused():
         build_head(lambda width, n_classes: None, 4, 3)
 
 
+def test_build_head__module__is_refused():
+    with pytest.raises(ValueError, match="is a module already"):
+        build_head(nn.Linear(4, 3), 4, 3)
+
+
 def test_build_head__wrong_shape__is_refused_with_both_shapes():
     with pytest.raises(ValueError, match=r"shape \(n, 3\). For two vectors it returned.*\(2, 5\)"):
         build_head(lambda width, n_classes: nn.Linear(width, 5), 4, 3)
@@ -320,6 +325,18 @@ CONFLICTS = {
     "value out of an optimiser's range": (
         {"optimizer": "sgd", "optimizer_params": {"momentum": -1}},
         "could not be made: Invalid momentum",
+    ),
+    "a rate among the optimiser's settings": (
+        {"optimizer_params": {"lr": 1.0}},
+        "holds 'lr', which differs between parts of the model. Use the parameter learning_rate",
+    ),
+    "settings that exclude each other": (
+        {"optimizer_params": {"foreach": True}},
+        "could not be made: .*foreach",
+    ),
+    "a loss that was not made": (
+        {"loss": nn.CrossEntropyLoss},
+        "is a class. Pass an instance",
     ),
     "an optimiser of one group": (
         {"optimizer": torch.optim.LBFGS},

@@ -1,5 +1,6 @@
 """What is trained: all, additions, biases, a prompt, the head; and that nothing else is."""
 
+import copy
 import pickle
 import sys
 
@@ -150,6 +151,21 @@ def test_tuning__batched__answers_as_for_single_texts(tuned, three_classes, tuni
     np.testing.assert_allclose(clf.predict_proba(X)[:12], alone, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("tuning", EVERY)
+def test_tuning__copied_by_a_scorer__answers_as_it_did_then(tuned, three_classes, tuning):
+    X, y = three_classes
+    differences = []
+
+    def compare(clf, texts, labels):
+        twin = copy.deepcopy(clf)  # by way of what a pickle holds
+        differences.append(np.abs(twin.predict_proba(X) - clf.predict_proba(X)).max())
+        return 0.0
+
+    tuned(tuning, early_stopping=True, scoring=compare).fit(X, y)
+    assert len(differences) > 1
+    assert max(differences) < 1e-5
+
+
 def test_lora__merged__answers_as_the_additions_did(tuned, three_classes):
     X, y = three_classes
     clf = tuned("lora", early_stopping=True, scoring="neg_log_loss", calibrate=False)
@@ -160,8 +176,8 @@ def test_lora__merged__answers_as_the_additions_did(tuned, three_classes):
     assert np.mean(log_proba[np.arange(60), codes]) == pytest.approx(clf.best_score_, abs=1e-5)
 
 
-@pytest.mark.parametrize("tuning", PARTIAL)
-def test_tuning__out_of_memory_and_checkpointing__do_not_matter(tuned, three_classes, tuning):
+@pytest.mark.parametrize("tuning", ["lora", "bias", "prompt"])
+def test_tuning__gradient_checkpointing__does_not_matter(tuned, three_classes, tuning):
     X, y = three_classes
     plain = tuned(tuning, dropout=0.0).fit(X, y)
     sparing = tuned(tuning, dropout=0.0, gradient_checkpointing=True).fit(X, y)
@@ -284,6 +300,30 @@ def test_head__many_epochs__read_each_text_once(tuned, three_classes, monkeypatc
     assert reads.n_texts == len(set(X))
 
 
+def test_head__new_seed_each_time__needs_no_text_again(tuned, three_classes, monkeypatch):
+    X, y = three_classes
+    parameters = {"early_stopping": True, "head_init": "auto", "random_state": None}
+    load_pretrained(tuned("head").model)
+    reads = Reads(monkeypatch)
+    for _ in range(3):
+        tuned("head", **parameters).fit(X, y)
+    assert reads.n_texts == len(set(X))
+
+
+def test_head_start__few_rows_again__reads_nothing_before_training(
+    tuned, three_classes, monkeypatch
+):
+    X, y = [part[:80] for part in three_classes]
+    counts = []
+    for _ in range(2):
+        reads = Reads(monkeypatch)
+        tuned("full", early_stopping="auto", head_init="auto", max_epochs=1).fit(X, y)
+        counts.append(reads.n_texts)
+        monkeypatch.undo()
+    # The head of all rows, and that of each fold; the first fit also gets to know the model.
+    assert counts[0] - counts[1] >= len(set(X)) + len(set(X)) - 5
+
+
 def test_head__scored_again__reads_nothing(tuned, three_classes, monkeypatch):
     X, y = three_classes
     clf = tuned("head").fit(X[:120], y[:120])
@@ -357,6 +397,17 @@ def test_freeze_layers__more_than_there_are__is_refused(tuned, three_classes):
         tuned("full", freeze_layers=3).fit(*three_classes)
 
 
+def test_freeze_layers__nothing_left__is_refused_by_name(tuned, three_classes):
+    with pytest.raises(ValueError, match="freeze_layers=2 freezes the whole backbone"):
+        tuned("contrastive", freeze_layers=2).fit(*three_classes)
+
+
+def test_prompt__other_length__is_refused_when_training_goes_on(tuned, three_classes):
+    clf = tuned("prompt", warm_start=True, n_prompt_tokens=4).fit(*three_classes)
+    with pytest.raises(ValueError, match="a prompt of 4 vectors, but n_prompt_tokens=9"):
+        clf.set_params(n_prompt_tokens=9).fit(*three_classes)
+
+
 def test_callbacks__see_what_rests(tuned, three_classes):
     class Look(Callback):
         def on_train_begin(self, net, **kwargs):
@@ -426,7 +477,7 @@ def test_add_classes__numbers__keep_their_type_and_order(make):
 
 @pytest.mark.parametrize(
     ("classes", "message"),
-    [(["yes", "maybe"], r"\['yes'\] are known already"), ([3], "same kind as")],
+    [(["yes", "maybe"], r"\['yes'\] are known already"), ([3], "same kind"), ([], "same kind")],
 )
 def test_add_classes__unusable__is_refused_and_nothing_changes(make, binary, classes, message):
     clf = make(early_stopping=False, max_epochs=1).fit(*binary)
