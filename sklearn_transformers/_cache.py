@@ -151,8 +151,8 @@ def set_cache_size(
     In a search or a cross-validation, the pretrained model is read once, each text is tokenised
     once, and texts that the untrained model has read together are not read again, however many
     candidates and folds there are. (Weights of the untrained model that are changed through
-    ``.data`` go unnoticed; `clear_cache` helps.) Results are the same, bit by bit, with any size. Nothing of this is ever
-    pickled.
+    ``.data`` go unnoticed; `clear_cache` helps.) Results are the same, bit by bit, with any size.
+    Nothing of this is ever pickled.
 
     Parameters
     ----------

@@ -272,16 +272,15 @@ class TransformerTextClassifier(
         Validation score of that epoch; minus the validation loss with ``scoring="loss"``.
         None without validation rows.
     history_ : list of dict
-        One dict per epoch, ``history_[i]`` for epoch i: `epoch`, `train_loss`, `learning_rate`
-        (the backbone's at the end of the epoch; the head's with ``tuning="head"``), `seconds`
-        and, of these, `train_seconds`; `examples_per_second` and `tokens_per_second` (of
-        training, without padding); with validation rows also `valid_loss` (calibrated), `valid_score`, `temperature` and
-        `valid_seconds`; with contrastive tuning `train_loss` is that of the pairs, and
+        One dict per epoch, ``history_[i]`` for epoch i: `epoch`, `train_loss`, `learning_rate` (the
+        backbone's at the end of the epoch; the head's with ``tuning="head"``), `seconds` and, of
+        these, `train_seconds`; `examples_per_second` and `tokens_per_second` (of training, without
+        padding); with validation rows also `valid_loss` (calibrated), `valid_score`, `temperature`
+        and `valid_seconds`; with contrastive tuning `train_loss` is that of the pairs, and
         `head_seconds` are those of the head's fit. Epoch 0 is the start, with `load_seconds`,
-        `tokenise_seconds`, `n_folds` and `cross_fit_seconds` (if there was a cross-validation:
-        then the first and the last row have its scores, the others none) and, for a head from a
-        logistic regression, `head_seconds`, its `penalty` and, with full tuning, its
-        `train_loss`.
+        `tokenise_seconds`, `n_folds` and `cross_fit_seconds` (if there was a cross-validation: then
+        the first and the last row have its scores, the others none) and, for a head from a logistic
+        regression, `head_seconds`, its `penalty` and, with full tuning, its `train_loss`.
 
     See Also
     --------
