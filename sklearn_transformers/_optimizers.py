@@ -37,9 +37,8 @@ def build_optimizer(
     ValueError
         When it cannot be made, with the reason.
     """
-    for name in ("lr", "weight_decay"):
+    for name, own in {"lr": "learning_rate", "weight_decay": "weight_decay"}.items():
         if name in (params or {}):
-            own = {"lr": "learning_rate", "weight_decay": "weight_decay"}[name]
             raise ValueError(
                 f"optimizer_params={params!r} holds {name!r}, which differs between parts of the "
                 f"model. Use the parameter {own} instead."

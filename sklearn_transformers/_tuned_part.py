@@ -38,7 +38,8 @@ def tuned_part(model: TextClassifier, recipe: Recipe) -> Iterator[None]:
     with ExitStack() as stack:
         if recipe.tuning == "lora":
             stack.enter_context(_low_rank_additions(model.backbone, recipe))
-        if recipe.tuning == "bias" and not any(_biases(model.backbone)):
+        names = [name for name, _ in model.backbone.named_parameters()]
+        if recipe.tuning == "bias" and not any(name.endswith("bias") for name in names):
             raise ValueError(
                 f"tuning='bias', but {type(model.backbone).__name__} has no biases. Use 'lora', or "
                 "'head' to train nothing else."
@@ -53,10 +54,6 @@ def tuned_part(model: TextClassifier, recipe: Recipe) -> Iterator[None]:
                 f"{recipe.tuning!r} trains nothing else. Lower it."
             )
         yield
-
-
-def _biases(backbone: nn.Module) -> Iterator[bool]:
-    return (name.endswith("bias") for name, _ in backbone.named_parameters())
 
 
 def _lowest(backbone: PreTrainedModel, n_layers: int) -> str:
