@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from sklearn_transformers.exceptions import (
         InvalidTextError,
         PretrainedModelError,
+        SavedModelError,
         TextDataWarning,
         TrainingDivergedError,
     )
@@ -19,6 +20,7 @@ _HOME = {
     "TransformerTextClassifier": "sklearn_transformers._classifier",
     "InvalidTextError": "sklearn_transformers.exceptions",
     "PretrainedModelError": "sklearn_transformers.exceptions",
+    "SavedModelError": "sklearn_transformers.exceptions",
     "TextDataWarning": "sklearn_transformers.exceptions",
     "TrainingDivergedError": "sklearn_transformers.exceptions",
     "clear_cache": "sklearn_transformers._cache",
@@ -28,6 +30,7 @@ _HOME = {
 __all__ = [
     "InvalidTextError",
     "PretrainedModelError",
+    "SavedModelError",
     "TextDataWarning",
     "TrainingDivergedError",
     "TransformerTextClassifier",

@@ -3,6 +3,7 @@
 __all__ = [
     "InvalidTextError",
     "PretrainedModelError",
+    "SavedModelError",
     "TextDataWarning",
     "TrainingDivergedError",
 ]
@@ -18,6 +19,10 @@ class InvalidTextError(ValueError, TypeError):
 
 class PretrainedModelError(OSError):
     """A pretrained model could not be found, read, or is not the expected one."""
+
+
+class SavedModelError(OSError):
+    """A saved classifier is damaged, of a newer format, or not what it claims to be."""
 
 
 class TrainingDivergedError(ArithmeticError):
