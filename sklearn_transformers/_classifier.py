@@ -205,6 +205,10 @@ class TransformerTextClassifier(
         be changed after `fit`. Below float32 predictions are quicker on hardware that has
         instructions for it ("auto" looks), and probabilities differ in the third digit, also with
         the texts that happen to be answered together.
+    store_dtype : {"float32", "float16", "bfloat16"}, default="float32"
+        Number format of the weights in pickles and saved folders; may be changed after `fit`.
+        Below float32 they take half the room, and what is loaded differs a little from what was
+        trained.
     callbacks : list of skorch.callbacks.Callback, default=None
         Called while training, after the estimator's own. They see a skorch net, whose table of
         embeddings has only the rows of tokens that the training texts have. A
@@ -377,6 +381,7 @@ class TransformerTextClassifier(
         "device": "no_validation",  # torch knows which devices there are: see resolve_device
         "precision": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
         "predict_precision": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
+        "store_dtype": [StrOptions({"float32", "float16", "bfloat16"})],
         "callbacks": [list, tuple, None],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
@@ -423,6 +428,7 @@ class TransformerTextClassifier(
         device: Any = "auto",
         precision: str = "auto",
         predict_precision: str = "float32",
+        store_dtype: str = "float32",
         callbacks: Any = None,
         warm_start: bool = False,
         random_state: Any = None,
@@ -465,6 +471,7 @@ class TransformerTextClassifier(
         self.device = device
         self.precision = precision
         self.predict_precision = predict_precision
+        self.store_dtype = store_dtype
         self.callbacks = callbacks
         self.warm_start = warm_start
         self.random_state = random_state
@@ -760,21 +767,22 @@ class TransformerTextClassifier(
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        # A path of this system could not be read back on another.
+        # A path of this system could not be read back on another, nor a device by another torch.
         if isinstance(state["model"], os.PathLike):
             state["model"] = os.fspath(state["model"])
+        if type(state["device"]).__module__ == "torch":
+            state["device"] = str(state["device"])
         if self._is_fitted():
             from sklearn_transformers._persistence import pack
 
-            state["model_"] = pack(state["model_"], state.pop("tokenizer_"))
+            state["model_"] = pack(state["model_"], state.pop("tokenizer_"), self.store_dtype)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        # Parameters that are younger than the pickle have their defaults.
+        state = type(self)().get_params(deep=False) | state
         if "model_" in state:
-            from sklearn_transformers._device import present_device
-            from sklearn_transformers._persistence import unpack
+            from sklearn_transformers._persistence import revive
 
-            device = present_device(state["device_"])
-            model, tokenizer = unpack(state["model_"], device)
-            state = state | {"model_": model, "tokenizer_": tokenizer, "device_": device}
+            state = revive(state)
         super().__setstate__(state)

@@ -42,6 +42,7 @@ from sklearn_transformers._start import (
 )
 from sklearn_transformers._stopping import KeepBest, TrainOrNot
 from sklearn_transformers._targets import ClassCodec
+from sklearn_transformers._tokenization import golden_ids
 from sklearn_transformers._validation import check_texts
 from sklearn_transformers._vectors import on_vectors
 
@@ -157,6 +158,7 @@ def fine_tune(
             "temperature_": 1.0,
             "seed_": seed,
             "_padding": asdict(padding),
+            "_golden_ids": golden_ids(tokenizer),
             "_started_with": start_parameters(estimator),
             "_n_features_out": model.width,
         }

@@ -1,92 +1,262 @@
-"""A fitted model <-> plain bytes and strings, for pickles that name no foreign class."""
+"""A fitted model <-> plain bytes, strings and arrays, for files that name no foreign class."""
 
 import copy
+import json
+import re
 import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load, save
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer
 from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._architecture import architecture_of
+from sklearn_transformers._device import present_device
+from sklearn_transformers._folder import FORMAT
 from sklearn_transformers._model import TextClassifier
-from sklearn_transformers._pretrained import build_backbone
+from sklearn_transformers._pretrained import build_backbone, empty_backbone
 from sklearn_transformers._process import quiet
+from sklearn_transformers._tokenization import golden_ids
 from sklearn_transformers._tuned_part import merge_additions
+from sklearn_transformers.exceptions import SavedModelError
 
-__all__ = ["pack", "unpack"]
+__all__ = ["files_of", "finished", "form_of", "pack", "rebuild", "revive", "tensors_of"]
+
+# What the constructor of `TextClassifier` takes beside the backbone, in its order.
+FORM = ("width", "pooling", "n_classes", "dropout", "head")
+
+# How safetensors names those that weights and statistics of layers have.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "BOOL": torch.bool,
+}
+
+# Entries of a configuration that make transformers fetch or run what is no part of the model.
+NOT_READ = re.compile(r"auto_map|.*attn_implementation.*|.*experts_implementation.*|quantization.*")
+# No configuration needs a larger one.
+LARGEST_NUMBER = 2**31
 
 
-def pack(model: TextClassifier, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Model and tokenizer -> a dict of str, int, float and bytes.
+def pack(model: TextClassifier, tokenizer: Tokenizer, store_dtype: str) -> dict[str, Any]:
+    """Model and tokenizer -> a dict of str, int, float, bytes and one array of bytes.
 
     Weights become safetensors, configuration and tokenizer the files that transformers itself
     writes, so that a renamed class in torch or transformers cannot break an old pickle.
     """
-    if hasattr(model.backbone, "peft_config"):  # packed while it trains, by a scorer for example
-        model = copy.deepcopy(model)
-        merge_additions(model.backbone)
-    with tempfile.TemporaryDirectory() as name, quiet():
-        folder = Path(name)
-        model.backbone.config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        files = {
-            str(path.relative_to(folder).as_posix()): path.read_bytes()
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
-    shared = _shared_names(model)
-    weights = {name: w for name, w in model.state_dict().items() if name not in shared}
+    model = finished(model)
     return {
-        "files": files,
-        "weights": save({name: tensor.cpu().contiguous() for name, tensor in weights.items()}),
-        "pooling": model.pooling,
-        "head": model.head_kind,
-        "width": model.width,
-        "n_classes": model.n_classes,
-        "dropout": model.dropout.p,
+        "format": FORMAT,
+        "files": files_of(model.backbone.config, tokenizer),
+        # As an array, joblib can map it into memory instead of reading it.
+        "weights": np.frombuffer(save(tensors_of(model, store_dtype)), np.uint8),
+        **form_of(model),
     }
 
 
-def unpack(state: dict[str, Any], device: str) -> tuple[TextClassifier, Tokenizer]:
-    """Rebuild what `pack` took apart; needs neither the original model folder nor a network.
+def revive(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a pickled estimator, with what `pack` took apart made whole again.
+
+    It needs neither the original model folder nor a network. The device is one that this machine
+    has, and a tokenizer that works otherwise than it did at `fit` is warned of.
+
+    Raises
+    ------
+    SavedModelError
+        When the state is of a newer format, or its parts do not belong together.
+    """
+    packed, device = state["model_"], present_device(state["device_"])
+    number = packed.get("format", 0)  # versions before the first release had none
+    if number > FORMAT:
+        raise SavedModelError(
+            f"This classifier was pickled in format {number}, by a newer version of "
+            f"sklearn-transformers; this one reads formats up to {FORMAT}. Upgrade it."
+        )
+    weights = packed["weights"]
+    tensors = load(weights) if isinstance(weights, bytes) else _views(weights)
+    model, tokenizer = rebuild(packed["files"], tensors, packed, device)
+    golden = state.get("_golden_ids")
+    if golden is not None and golden != golden_ids(tokenizer):
+        warnings.warn(
+            "The installed tokenizers or transformers turns texts into other tokens than the "
+            "version that this classifier was fitted with: predictions may differ. Install that "
+            "version, or fit anew.",
+            stacklevel=2,
+        )
+    return {**state, "model_": model, "tokenizer_": tokenizer, "device_": device}
+
+
+def finished(model: TextClassifier) -> TextClassifier:
+    """The model as it would be if training ended here: a scorer may pack it while it trains."""
+    if not hasattr(model.backbone, "peft_config"):
+        return model
+    model = copy.deepcopy(model)
+    merge_additions(model.backbone)
+    return model
+
+
+def form_of(model: TextClassifier) -> dict[str, Any]:
+    """What has to be known of a model beside its weights and its backbone's configuration."""
+    parts = (model.width, model.pooling, model.n_classes, model.dropout.p, model.head_kind)
+    return dict(zip(FORM, parts, strict=True))
+
+
+def files_of(config: Config, tokenizer: Tokenizer) -> dict[str, bytes]:
+    """The files that transformers writes for a configuration and a tokenizer."""
+    with tempfile.TemporaryDirectory() as name, quiet():
+        folder = Path(name)
+        config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+
+
+def tensors_of(model: TextClassifier, store_dtype: str) -> dict[str, torch.Tensor]:
+    """Every weight once, on the CPU, in the format in which it is to be stored.
 
     Raises
     ------
     ValueError
-        When weights and configuration do not fit each other.
+        When a weight has no place in that format.
     """
-    weights = load(state["weights"])
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        for name, content in state["files"].items():
-            Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
-            Path(folder, name).write_bytes(content)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        config = AutoConfig.from_pretrained(folder)
-        backbone = _build(config, weights)
-    parts = (state[name] for name in ("width", "pooling", "n_classes", "dropout", "head"))
-    with torch.random.fork_rng([]):  # a head of the user's may draw numbers
-        model = TextClassifier(backbone, *parts)
-    if "prompt" in weights:
-        model.set_prompt(weights["prompt"])
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    if set(missing) - _shared_names(model) or unexpected:
-        raise ValueError(
-            "The stored weights do not fit the stored configuration "
-            f"(missing: {missing}, unexpected: {unexpected}): the file is damaged."
-        )
+    shared, dtype, stored = _shared_names(model), getattr(torch, store_dtype), {}
+    for name, weight in model.state_dict().items():
+        if name in shared:
+            continue
+        tensor = weight.detach().cpu().contiguous()
+        if tensor.is_floating_point() and tensor.dtype != dtype:
+            tensor, full = tensor.to(dtype), tensor
+            if bool((tensor.isfinite() != full.isfinite()).any()):
+                raise ValueError(
+                    f"store_dtype={store_dtype!r} cannot hold {name}, whose largest entry is "
+                    f"{float(full.abs().max()):.3g}. Use 'bfloat16' or 'float32'."
+                )
+        stored[name] = tensor
+    return stored
+
+
+def rebuild(
+    files: Mapping[str, bytes],
+    tensors: Mapping[str, torch.Tensor],
+    form: Mapping[str, Any],
+    device: str,
+) -> tuple[TextClassifier, Tokenizer]:
+    """Files of `files_of`, weights of `tensors_of` and the form -> model and tokenizer.
+
+    Raises
+    ------
+    SavedModelError
+        When they do not belong together. What a configuration claims is compared with the weights
+        before memory is taken for it.
+    """
+    weights = {name: w.float() if w.is_floating_point() else w for name, w in tensors.items()}
+    body = {n.removeprefix("backbone."): weights.pop(n) for n in tensors if _is_body(n)}
+    try:
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            for name, content in _harmless(files, body).items():
+                Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+                Path(folder, name).write_bytes(content)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            architecture = architecture_of(config)
+            _compare(empty_backbone(architecture, config), body)
+            # Built around its weights: no random ones are drawn, and nothing is copied.
+            backbone = build_backbone(architecture, config, body)
+        with torch.random.fork_rng([]):  # a head of the user's may draw numbers
+            model = TextClassifier(backbone, *(form[name] for name in FORM))
+        if "prompt" in weights:
+            model.set_prompt(weights["prompt"])
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+        missing = [name for name in missing if not _is_body(name)]
+        if missing or unexpected:
+            raise ValueError(f"missing: {missing}, unexpected: {unexpected}")
+    except MemoryError:
+        raise
+    # What is damaged, or made to do harm, fails in as many ways as there are formats inside.
+    except Exception as error:
+        raise SavedModelError(
+            "The stored weights, configuration and tokenizer do not fit each other: the file is "
+            f"damaged. {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        ) from error
     return model.to(device).eval(), tokenizer
 
 
-def _build(config: Config, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
-    """Build the backbone around its weights, so that no random ones are drawn."""
-    prefix = "backbone."
-    body = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-    return build_backbone(architecture_of(config), config, body)
+def _is_body(name: str) -> bool:
+    return name.startswith("backbone.")
+
+
+def _views(content: np.ndarray) -> dict[str, torch.Tensor]:
+    """Tensors that lie in an array of safetensors bytes, and share it with other processes."""
+    if isinstance(content, np.memmap) and content.filename is not None:
+        # Mapped anew so that it may be written to, in memory only: torch knows no other tensors.
+        content = np.memmap(content.filename, np.uint8, "c", content.offset, content.shape)
+        head = int(content[:8].view("<u8")[0]) + 8
+        table = json.loads(content[8:head].tobytes())
+        table.pop("__metadata__", None)
+        return {name: _view(content[head:], about) for name, about in table.items()}
+    return load(content.tobytes())
+
+
+def _view(content: np.ndarray, about: dict[str, Any]) -> torch.Tensor:
+    start, end = about["data_offsets"]
+    return torch.from_numpy(content[start:end]).view(DTYPES[about["dtype"]]).view(about["shape"])
+
+
+def _harmless(files: Mapping[str, bytes], body: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
+    """The files, without the entries of a configuration that nobody should follow.
+
+    Raises
+    ------
+    ValueError
+        When the configuration speaks of a model that the weights cannot be of.
+    """
+    config = json.loads(files["config.json"])
+    kept = {name: value for name, value in config.items() if not NOT_READ.fullmatch(name)}
+    for name, number in _numbers(kept):
+        # Layers of one kind may be one layer that is repeated, as in ALBERT.
+        limit = 64 + len(body) if "layer" in name or "group" in name else LARGEST_NUMBER
+        if abs(number) > limit:
+            raise ValueError(f"config.json has {name}={number}, but the weights are not as many")
+    return {**files, "config.json": json.dumps(kept).encode()}
+
+
+def _numbers(config: Any, name: str = "") -> Iterator[tuple[str, int]]:
+    """Every whole number in a configuration, with the name that it goes by."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            yield from _numbers(value, key)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _numbers(value, name)
+    elif isinstance(config, int):
+        yield name, config
+
+
+def _compare(empty: nn.Module, body: Mapping[str, torch.Tensor]) -> None:
+    """Raise a ValueError unless the weights are those that the backbone wants, in their shapes."""
+    shared = _shared_names(empty)
+    wanted = {n: tuple(w.shape) for n, w in empty.state_dict().items() if n not in shared}
+    found = {name: tuple(weight.shape) for name, weight in body.items()}
+    wrong = sorted(n for n in wanted | found if wanted.get(n) != found.get(n))
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"{len(wrong)} weights differ from what config.json says; {name} has shape "
+            f"{found.get(name)} and should have {wanted.get(name)} (None: no such weight)"
+        )
 
 
 def _shared_names(model: nn.Module) -> set[str]:

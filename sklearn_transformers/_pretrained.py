@@ -23,7 +23,7 @@ from sklearn_transformers._checkpoint import (
 from sklearn_transformers._process import quiet
 from sklearn_transformers.exceptions import PretrainedModelError
 
-__all__ = ["Pretrained", "build_backbone", "load_pretrained"]
+__all__ = ["Pretrained", "build_backbone", "empty_backbone", "load_pretrained"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,11 +110,23 @@ def build_backbone(
     architecture: type[PreTrainedModel], config: Config, weights: dict[str, torch.Tensor]
 ) -> PreTrainedModel:
     """Build a backbone around its weights; random ones are drawn only for those missing."""
-    knows_switch = "add_pooling_layer" in inspect.signature(architecture.__init__).parameters
-    switch = {"add_pooling_layer": False} if knows_switch else {}
     return architecture.from_pretrained(
-        None, config=config, state_dict=weights, dtype=torch.float32, **switch
+        None, config=config, state_dict=weights, dtype=torch.float32, **_no_pooler(architecture)
     )
+
+
+def empty_backbone(architecture: type[PreTrainedModel], config: Config) -> PreTrainedModel:
+    """The backbone without weights: names and shapes, which take no memory."""
+    with torch.device("meta"):
+        return architecture._from_config(
+            copy.deepcopy(config), dtype=torch.float32, **_no_pooler(architecture)
+        )
+
+
+def _no_pooler(architecture: type[PreTrainedModel]) -> dict[str, bool]:
+    """The switch by which models that know it do without a pooler."""
+    knows_switch = "add_pooling_layer" in inspect.signature(architecture.__init__).parameters
+    return {"add_pooling_layer": False} if knows_switch else {}
 
 
 def _set_dropout(config: Config, dropout: float | None) -> None:

@@ -15,11 +15,22 @@ from sklearn_transformers._cache import TOKENS, fingerprint
 from sklearn_transformers._checkpoint import neutral_id
 from sklearn_transformers._encoded import EncodedTexts
 
-__all__ = ["encode", "encode_and_count", "resolve_max_length"]
+__all__ = ["encode", "encode_and_count", "golden_ids", "resolve_max_length"]
 
 # Texts handed to the tokenizer at once: enough to keep all cores busy, few enough that
 # Python's lists of ints stay small beside the arrays they end in.
 CHUNK = 1024
+
+# What tokenizers differ in: case, accents, contractions, numbers, white space, scripts.
+PROBES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "It's 3.14159, isn't it? E-mail: someone@example.org #1",
+    "Caf\u00e9 na\u00efve STRASSE stra\u00dfe e\u0301",
+    "  two  spaces,\ttab,\nnew line ",
+    "\u6f22\u5b57 \u304b\u306a \ud55c\uae00 "
+    "\u0420\u0443\u0441\u0441\u043a\u0438\u0439 \u0639\u0631\u0628\u064a",
+    "\U0001f600 \u2014 \u201cquoted\u201d \u00bd",
+)
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], max_length: int) -> EncodedTexts:
@@ -70,6 +81,11 @@ def encode_and_count(
 
     encoded = EncodedTexts.from_chunks(chunks())
     return encoded, np.frombuffer(b"".join(full_lengths), np.int32)
+
+
+def golden_ids(tokenizer: Tokenizer) -> list[list[int]]:
+    """What becomes of a few fixed texts: by them a tokenizer that changed is found out."""
+    return [tokenizer(text, truncation=False, verbose=False)["input_ids"] for text in PROBES]
 
 
 def _tokenise(tokenizer: Tokenizer, texts: list[str], max_length: int) -> list[bytes]:

@@ -120,7 +120,7 @@ def test_write__killed_at_any_step__leaves_old_folder_or_new_one_or_none(tmp_pat
             outcomes.append("new" if record == {"new": True} else "old")
         else:
             outcomes.append("none")
-            kept = [folder for folder in tmp_path.glob(".saved.*.old")]
+            kept = list(tmp_path.glob(".saved.*.old"))
             assert not old or read_folder(kept[-1], "toy") == (RECORD, FILES)
         for leftover in tmp_path.iterdir():
             if old or leftover != path:
