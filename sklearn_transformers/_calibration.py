@@ -5,7 +5,9 @@ from scipy.optimize import minimize_scalar
 
 from sklearn_transformers._targets import ClassCodec
 
-__all__ = ["cross_entropies", "fit_temperature", "mean_and_error"]
+__all__ = ["calibration_error", "cross_entropies", "fit_temperature", "mean_and_error"]
+
+N_BINS = 15
 
 
 def cross_entropies(logits: np.ndarray, codes: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -42,6 +44,23 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) 
         return -float(np.average((targets * answers).sum(axis=1), weights=weights))
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+
+
+def calibration_error(probabilities: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> float:
+    """By how much the probability of the answers differs from how often they are right.
+
+    The expected calibration error of Guo et al. (2017), over 15 bins of equal width.
+
+    Parameters
+    ----------
+    probabilities : ndarray of shape (n_rows, n_classes)
+    codes : ndarray of shape (n_rows,), int64
+    weights : ndarray of shape (n_rows,)
+    """
+    sure = probabilities.max(axis=1)
+    excess = weights * (sure - (probabilities.argmax(axis=1) == codes))
+    bins = np.minimum((sure * N_BINS).astype(int), N_BINS - 1)
+    return float(np.abs(np.bincount(bins, excess)).sum() / weights.sum())
 
 
 def mean_and_error(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:

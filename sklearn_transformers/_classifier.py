@@ -724,6 +724,104 @@ class TransformerTextClassifier(
         """
         return self._forward(X, "embed")
 
+    def save(self, path: str | os.PathLike[str], *, push_to_hub: str | None = None) -> None:
+        """Write the fitted classifier to a folder that holds no code.
+
+        Weights as safetensors, everything else as text, with a digest of each file and a model
+        card. The folder appears whole or not at all; one that was saved before is replaced. With
+        a linear head and, for BERT and its kin, any of the poolings "cls" and "mean", it is also
+        a checkpoint that ``transformers.AutoModelForSequenceClassification`` and the pipeline
+        "text-classification" read, with the same logits (after division by `temperature_`) and
+        label names.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Folder to write.
+        push_to_hub : str, default=None
+            Name of a repository on the Hugging Face Hub, ``"user/name"``, to upload the folder
+            to; it is created, private, if there is none. Needs a token, as
+            ``huggingface_hub.login`` stores it.
+
+        Raises
+        ------
+        ValueError
+            When the head is code of your own, or `store_dtype` cannot hold a weight.
+        FileExistsError
+            When `path` is there and holds something else.
+        OSError
+            When it cannot be written; then what was there is there still.
+        """
+        check_is_fitted(self)
+        from sklearn_transformers._saved import save_estimator, upload
+
+        save_estimator(self, path)
+        if push_to_hub is not None:
+            upload(path, push_to_hub)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a classifier from a folder that `save` wrote.
+
+        No code in the folder is run, and nothing but the listed files is read: it may come from
+        strangers. Digests find damage, not forgery: whoever forges a folder can make it answer
+        what they like, but no more.
+
+        Parameters
+        ----------
+        path : str or path-like
+
+        Returns
+        -------
+        classifier : TransformerTextClassifier
+            Fitted, on the device that it was fitted on or the best one that this machine has.
+
+        Raises
+        ------
+        SavedModelError
+            When there is no such folder, or it is damaged, of a newer format, or not what it
+            claims to be.
+        """
+        from sklearn_transformers._saved import load_estimator
+
+        return load_estimator(cls, path)
+
+    @classmethod
+    def from_pretrained(cls, model: str | os.PathLike[str], **parameters: Any) -> Self:
+        """Take over a sequence classifier that was published fine-tuned, without training.
+
+        Its logits are compared with those of transformers on a few texts. `fit` would start anew
+        from its backbone; with ``warm_start=True`` it goes on, as `partial_fit` does.
+
+        Parameters
+        ----------
+        model : str or path-like
+            Folder, or name on the Hugging Face Hub, of a checkpoint for
+            ``transformers.AutoModelForSequenceClassification``.
+        **parameters : dict
+            Further parameters of the constructor.
+
+        Returns
+        -------
+        classifier : TransformerTextClassifier
+            Fitted: `classes_` are the checkpoint's label names, sorted. `history_` has the
+            loading only; attributes that tell of a training are None or 0.
+
+        Raises
+        ------
+        PretrainedModelError
+            When the model cannot be had, classifies no single labels, or has a head that this
+            package does not know.
+        InvalidParameterError
+            When a parameter is out of range.
+        """
+        from sklearn_transformers._published import adopt
+
+        classifier = cls(model, **parameters)
+        classifier._validate_params()
+        classifier.__dict__.update(adopt(classifier))
+        return classifier
+
     def _logits(self, X: Any) -> np.ndarray:
         """Logits of shape (n_samples, n_classes), float32."""
         known_for, known = self.__dict__.get("_known_logits", (None, None))

@@ -159,6 +159,11 @@ def fine_tune(
             "seed_": seed,
             "_padding": asdict(padding),
             "_golden_ids": golden_ids(tokenizer),
+            "_report": {
+                "n_train": len(train),
+                "n_held_out": 0 if held is None else len(held.rows),
+                "n_folds": 0 if held is None else len(held.folds),
+            },
             "_started_with": start_parameters(estimator),
             "_n_features_out": model.width,
         }
@@ -196,7 +201,7 @@ def fine_tune(
     if head is not None and stopper is not None and stopper.best_epoch_ == 0:
         set_head(model, head, 1.0)  # the regression itself is the answer
     if held is not None and stopper is not None:
-        held.look_at_result(stopper.logits_, train_data)
+        fitted["_report"] |= held.look_at_result(stopper.logits_, train_data)
     return fitted | records(estimator, history, start, epochs, stopper)
 
 

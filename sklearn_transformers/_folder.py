@@ -21,7 +21,7 @@ FORMAT = 1
 MANIFEST = "sklearn_transformers.json"
 
 # What a model consists of. Nothing that could hold code: no .py, .bin, .pt, .pkl.
-KINDS_OF_FILE = {".safetensors", ".onnx", ".json", ".txt", ".model", ".jinja", ".md"}
+KINDS_OF_FILE = {".safetensors", ".onnx", ".json", ".txt", ".model", ".codes", ".jinja", ".md"}
 MOST_FILES = 1_000
 # Vocabularies take tens of megabytes; only weights are larger.
 MOST_BYTES_OF_TEXT = 2**28
@@ -48,9 +48,17 @@ def write_folder(
     ------
     FileExistsError
         When `path` holds something else.
+    ValueError
+        When a file is of a kind that would not be read.
     OSError
         When it cannot be written; then what was there is there still.
     """
+    for name in files:
+        if PurePosixPath(name).suffix not in KINDS_OF_FILE:
+            raise ValueError(
+                f"A saved model cannot have a file {name!r}, because only files of the kinds "
+                f"{', '.join(sorted(KINDS_OF_FILE))} are read: others could hold code."
+            )
     path = Path(os.path.abspath(os.path.expanduser(path)))
     if path.exists() and not _is_ours(path):
         raise FileExistsError(

@@ -2,13 +2,29 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
 from sklearn_transformers._steady import SteadyLinear, product
 
-__all__ = ["AttentionPooling", "MLPHead", "build_head", "output_layer", "pool"]
+__all__ = [
+    "ACTIVATIONS",
+    "AttentionPooling",
+    "DenseHead",
+    "MLPHead",
+    "build_head",
+    "output_layer",
+    "pool",
+]
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "gelu": nn.functional.gelu,
+    "gelu_new": partial(nn.functional.gelu, approximate="tanh"),
+}
 
 Head = str | Callable[[int, int], nn.Module]
 
@@ -31,6 +47,24 @@ class MLPHead(nn.Module):
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Vectors of shape (b, width) -> logits of shape (b, n_classes)."""
         logits: torch.Tensor = self.output(vectors + nn.functional.gelu(self.hidden(vectors)))
+        return logits
+
+
+class DenseHead(nn.Module):
+    """The head of transformers' own classifiers: a dense layer, its activation, and the logits.
+
+    Models that were published with one keep it; none is made anew.
+    """
+
+    def __init__(self, width: int, n_classes: int, activation: str) -> None:
+        super().__init__()
+        self.dense = nn.utils.skip_init(SteadyLinear, width, width, dtype=torch.float32)
+        self.output = nn.utils.skip_init(SteadyLinear, width, n_classes, dtype=torch.float32)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors of shape (b, width) -> logits of shape (b, n_classes)."""
+        logits: torch.Tensor = self.output(self.activation(self.dense(vectors)))
         return logits
 
 
@@ -65,6 +99,8 @@ def build_head(head: Head, width: int, n_classes: int) -> nn.Module:
     """
     if head == "mlp":
         return MLPHead(width, n_classes)
+    if isinstance(head, str) and head in ACTIVATIONS:
+        return DenseHead(width, n_classes, head)
     if isinstance(head, str):
         return nn.utils.skip_init(SteadyLinear, width, n_classes, dtype=torch.float32)
     if isinstance(head, nn.Module):
@@ -93,7 +129,7 @@ def build_head(head: Head, width: int, n_classes: int) -> nn.Module:
 
 def output_layer(head: nn.Module) -> nn.Linear | None:
     """The linear layer that a logistic regression can be written to, where the head has one."""
-    if isinstance(head, MLPHead):
+    if isinstance(head, MLPHead | DenseHead):
         return head.output
     return head if isinstance(head, SteadyLinear) else None
 

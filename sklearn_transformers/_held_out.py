@@ -5,13 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_transformers._calibration import cross_entropies, fit_temperature, mean_and_error
+from sklearn_transformers._calibration import (
+    calibration_error,
+    cross_entropies,
+    fit_temperature,
+    mean_and_error,
+)
 from sklearn_transformers._data import LabelledTexts, Rows, split_rows
 from sklearn_transformers._diagnosis import warn_of_rare_classes, warn_of_useless_fit
 from sklearn_transformers._judge import Judge
 from sklearn_transformers._recipe import FOLDS, are_few
 from sklearn_transformers._split import stratified_folds
 from sklearn_transformers._stopping import KeepBest, TrainOrNot
+from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers.exceptions import TrainingDivergedError
 
 __all__ = ["HeldOut", "choose_rows"]
@@ -102,9 +108,10 @@ class HeldOut:
         gain, error = mean_and_error(theirs - ours, weights)
         return gain > error
 
-    def look_at_result(self, logits: np.ndarray, train: LabelledTexts) -> None:
-        """Warn when the final answers are no better than the share of each class."""
+    def look_at_result(self, logits: np.ndarray, train: LabelledTexts) -> dict[str, float]:
+        """Figures of the final answers; warn when they are no better than each class's share."""
         codes, weights = self.data.codes, self.data.weights
+        loss, temperature = self.measure(logits)
         # One row more for each class: one that no training row has is unlikely, not impossible.
         mass = np.bincount(train.codes, train.weights, minlength=logits.shape[1]) + 1
         warn_of_useless_fit(
@@ -112,6 +119,13 @@ class HeldOut:
             -np.log(mass / mass.sum())[codes],
             weights,
         )
+        return {
+            "accuracy": float(np.average(logits.argmax(axis=1) == codes, weights=weights)),
+            "log_loss": loss,
+            "calibration_error": calibration_error(
+                ClassCodec.probabilities(logits, temperature), codes, weights
+            ),
+        }
 
 
 def choose_rows(

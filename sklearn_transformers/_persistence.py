@@ -27,7 +27,7 @@ from sklearn_transformers._tokenization import golden_ids
 from sklearn_transformers._tuned_part import merge_additions
 from sklearn_transformers.exceptions import SavedModelError
 
-__all__ = ["files_of", "finished", "form_of", "pack", "rebuild", "revive", "tensors_of"]
+__all__ = ["files_of", "finished", "form_of", "pack", "restore", "revive", "tensors_of"]
 
 # What the constructor of `TextClassifier` takes beside the backbone, in its order.
 FORM = ("width", "pooling", "n_classes", "dropout", "head")
@@ -67,15 +67,12 @@ def pack(model: TextClassifier, tokenizer: Tokenizer, store_dtype: str) -> dict[
 def revive(state: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of a pickled estimator, with what `pack` took apart made whole again.
 
-    It needs neither the original model folder nor a network. The device is one that this machine
-    has, and a tokenizer that works otherwise than it did at `fit` is warned of.
-
     Raises
     ------
     SavedModelError
         When the state is of a newer format, or its parts do not belong together.
     """
-    packed, device = state["model_"], present_device(state["device_"])
+    packed = state["model_"]
     number = packed.get("format", 0)  # versions before the first release had none
     if number > FORMAT:
         raise SavedModelError(
@@ -84,8 +81,23 @@ def revive(state: Mapping[str, Any]) -> dict[str, Any]:
         )
     weights = packed["weights"]
     tensors = load(weights) if isinstance(weights, bytes) else _views(weights)
-    model, tokenizer = rebuild(packed["files"], tensors, packed, device)
-    golden = state.get("_golden_ids")
+    return restore(state, packed["files"], tensors, packed)
+
+
+def restore(
+    attributes: Mapping[str, Any],
+    files: Mapping[str, bytes],
+    tensors: Mapping[str, torch.Tensor],
+    form: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The attributes of an estimator with model, tokenizer and a device that this machine has.
+
+    It needs neither the original model folder nor a network. A tokenizer that works otherwise
+    than it did at `fit` is warned of.
+    """
+    device = present_device(attributes["device_"])
+    model, tokenizer = rebuild(files, tensors, form, device)
+    golden = attributes.get("_golden_ids")
     if golden is not None and golden != golden_ids(tokenizer):
         warnings.warn(
             "The installed tokenizers or transformers turns texts into other tokens than the "
@@ -93,7 +105,7 @@ def revive(state: Mapping[str, Any]) -> dict[str, Any]:
             "version, or fit anew.",
             stacklevel=2,
         )
-    return {**state, "model_": model, "tokenizer_": tokenizer, "device_": device}
+    return {**attributes, "model_": model, "tokenizer_": tokenizer, "device_": device}
 
 
 def finished(model: TextClassifier) -> TextClassifier:
@@ -124,7 +136,7 @@ def files_of(config: Config, tokenizer: Tokenizer) -> dict[str, bytes]:
         }
 
 
-def tensors_of(model: TextClassifier, store_dtype: str) -> dict[str, torch.Tensor]:
+def tensors_of(model: nn.Module, store_dtype: str) -> dict[str, torch.Tensor]:
     """Every weight once, on the CPU, in the format in which it is to be stored.
 
     Raises

@@ -17,7 +17,7 @@ from sklearn_transformers._callbacks import is_watched
 from sklearn_transformers._data import LabelledTexts
 from sklearn_transformers._device import resolve_precision
 from sklearn_transformers._head_start import HeadStart, fit_head
-from sklearn_transformers._heads import output_layer
+from sklearn_transformers._heads import DenseHead, output_layer
 from sklearn_transformers._losses import Loss
 from sklearn_transformers._model import TextClassifier, head_dropout
 from sklearn_transformers._optimizers import RATE_BESIDE_ADAMW
@@ -81,6 +81,11 @@ def starting_model(
         # Training works on a copy: should it fail, the estimator still has what it had.
         model, tokenizer = copy.deepcopy(estimator.model_), estimator.tokenizer_
         known = estimator._padding
+        if tuning == "contrastive" and isinstance(model.head, DenseHead):
+            raise ValueError(
+                "tuning='contrastive' fits a linear head, but this model keeps the head that it "
+                "was published with. Use another tuning."
+            )
     else:
         pretrained = load_pretrained(
             estimator.model, dropout=estimator.dropout, show_downloads=is_watched(estimator.verbose)

@@ -1,0 +1,116 @@
+"""The page that introduces a saved model: what it is, how well it does, how to use it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["model_card"]
+
+# More labels than this are counted, not named.
+MOST_NAMED = 20
+
+
+def model_card(estimator: Any, versions: Mapping[str, str], *, published: bool) -> str:
+    """Write the card as Markdown, with the head that the Hub reads.
+
+    Parameters
+    ----------
+    estimator : TransformerTextClassifier
+        Fitted.
+    versions : dict of str to str
+        Package -> version.
+    published : bool
+        Whether transformers can read the model as one of its own.
+    """
+    by_hand = estimator._report["n_train"] == 0
+    sections = [
+        _head(estimator, published),
+        f"# {_title(estimator)}\n\n{_labels(estimator)}",
+        f"## Use\n\n{_use(published)}",
+        "## Evaluation\n\n" + (_nothing_known() if by_hand else _evaluation(estimator)),
+        f"## Training\n\n{_parameters(estimator)}",
+        "## Versions\n\n" + _table({"package": "version", **versions}),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _head(estimator: Any, published: bool) -> str:
+    library = "transformers" if published else "sklearn-transformers"
+    lines = [
+        f"library_name: {library}",
+        "pipeline_tag: text-classification",
+        "tags:",
+        "- sklearn-transformers",
+        "- text-classification",
+    ]
+    if "/" in str(estimator.model) and str(estimator.model).count("/") == 1:
+        lines.append(f"base_model: {estimator.model}")
+    return "\n".join(["---", *lines, "---"])
+
+
+def _title(estimator: Any) -> str:
+    return f"Text classifier with {len(estimator.classes_)} classes"
+
+
+def _labels(estimator: Any) -> str:
+    labels = [str(label) for label in estimator.classes_.tolist()]
+    named = ", ".join(f"`{label}`" for label in labels[:MOST_NAMED])
+    more = len(labels) - MOST_NAMED
+    named += f" and {more} more" if more > 0 else ""
+    return f"Labels: {named}.\n\nFine-tuned from `{estimator.model}` with sklearn-transformers."
+
+
+def _use(published: bool) -> str:
+    own = (
+        "```python\n"
+        "from sklearn_transformers import TransformerTextClassifier\n\n"
+        'clf = TransformerTextClassifier.load("path/to/this/folder")\n'
+        'clf.predict(["a text"])\n'
+        "```"
+    )
+    theirs = (
+        "\n\nor, without sklearn-transformers:\n\n"
+        "```python\n"
+        "from transformers import pipeline\n\n"
+        'pipeline("text-classification", "path/to/this/folder")(["a text"])\n'
+        "```"
+    )
+    return own + theirs if published else own
+
+
+def _nothing_known() -> str:
+    return "The model was taken over as it was published; nothing was measured."
+
+
+def _evaluation(estimator: Any) -> str:
+    report = estimator._report
+    rows = {"": "", "texts trained on": f"{report['n_train']:,}"}
+    if "accuracy" not in report:
+        return _table(rows) + "\n\nNo rows were held out to judge the model by."
+    how = "held-out texts"
+    if report["n_folds"]:
+        how = f"texts, each answered without it in {report['n_folds']} folds"
+    rows |= {
+        how: f"{report['n_held_out']:,}",
+        "accuracy": f"{report['accuracy']:.3f}",
+        "log loss": f"{report['log_loss']:.3f}",
+        "expected calibration error": f"{report['calibration_error']:.3f}",
+        "temperature": f"{estimator.temperature_:.3f}",
+    }
+    return _table(rows) + (
+        "\n\nThe same texts chose the best epoch and the temperature, so that new ones may do a "
+        "little worse."
+    )
+
+
+def _parameters(estimator: Any) -> str:
+    resolved = ("tuning", "learning_rate", "batch_size", "max_epochs", "max_length", "pooling")
+    rows = {"parameter": "value"}
+    rows |= {name: f"`{getattr(estimator, name + '_')}`" for name in resolved}
+    rows |= {"weights trained": f"{estimator.n_trainable_:,}", "seed": f"`{estimator.seed_}`"}
+    return _table(rows)
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    """A Markdown table; the first row is its head."""
+    (left, right), *body = rows.items()
+    return "\n".join([f"| {left} | {right} |", "|---|---|", *(f"| {k} | {v} |" for k, v in body)])

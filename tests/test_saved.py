@@ -1,0 +1,406 @@
+"""Folders: everything comes back, nothing is trusted, and nothing of it is code."""
+
+import json
+import pickle
+import re
+import subprocess
+import sys
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from conftest import toy_texts
+from safetensors.torch import load, save
+from test_folder import forge, forge_file
+from torch import nn
+
+from sklearn_transformers import SavedModelError, TransformerTextClassifier
+from sklearn_transformers._folder import MANIFEST
+from sklearn_transformers._saved import PLAIN
+
+TEXTS = ["the film was great", "bad " * 30, "", "quite 漢字"]
+
+
+@pytest.fixture
+def saved(fitted, tmp_path):
+    fitted.save(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def record_of(folder):
+    return json.loads((folder / MANIFEST).read_text())
+
+
+def assert_equal(loaded, clf):
+    np.testing.assert_array_equal(loaded.predict_proba(TEXTS), clf.predict_proba(TEXTS))
+    np.testing.assert_array_equal(loaded.transform(TEXTS), clf.transform(TEXTS))
+    assert loaded.classes_.tolist() == clf.classes_.tolist()
+    assert loaded.classes_.dtype == clf.classes_.dtype
+
+
+def test_load__round_trip__keeps_everything(fitted, saved):
+    loaded = TransformerTextClassifier.load(saved)
+    assert_equal(loaded, fitted)
+    assert loaded.get_params() == fitted.get_params()
+    for name in PLAIN:
+        assert getattr(loaded, name) == getattr(fitted, name), name
+    assert loaded.tokenizer_.model_max_length == fitted.tokenizer_.model_max_length
+
+
+def test_plain__every_fitted_attribute__is_saved(fitted):
+    apart = {"classes_", "model_", "tokenizer_"}
+    attributes = {n for n in vars(fitted) if n.endswith("_") or n.startswith("_")}
+    assert attributes == set(PLAIN) | apart
+
+
+READ_BACK = """
+import os, sys
+os.environ["HF_HUB_OFFLINE"] = "1"
+import numpy as np
+from sklearn_transformers import TransformerTextClassifier
+clf = TransformerTextClassifier.load(sys.argv[1])
+np.save(sys.argv[2], clf.predict_proba({texts!r}))
+"""
+
+
+def test_load__fresh_process__same_probabilities(fitted, saved, tmp_path):
+    code = READ_BACK.format(texts=TEXTS)
+    answers = str(tmp_path / "answers.npy")
+    subprocess.run([sys.executable, "-c", code, str(saved), answers], check=True)
+    np.testing.assert_array_equal(np.load(answers), fitted.predict_proba(TEXTS))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"tuning": "prompt", "n_prompt_tokens": 3},
+        {"tuning": "lora"},
+        {"head": "mlp"},
+        {"head": "attention"},
+        {"pooling": "max"},
+        {"architecture": "gpt2"},
+        {"architecture": "distilbert"},
+        {"architecture": "roberta"},
+    ],
+    ids=str,
+)
+def test_load__every_kind_of_model__answers_bit_for_bit(make, binary, tmp_path, parameters):
+    clf = make(max_epochs=1, early_stopping=False, **parameters).fit(*binary)
+    clf.save(tmp_path / "saved")
+    assert_equal(TransformerTextClassifier.load(tmp_path / "saved"), clf)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        (0, 1),
+        (-3, 7),
+        (False, True),
+        (0.0, 1.0),
+        ("no", "yes"),
+        ("0", "1"),
+        (np.int8(1), np.int8(5)),
+    ],
+    ids=str,
+)
+def test_load__labels__keep_their_type(make, tmp_path, classes):
+    texts, labels = toy_texts(40, classes=classes)
+    clf = make(max_epochs=1, early_stopping=False).fit(texts, np.array(labels))
+    clf.save(tmp_path / "saved")
+    assert_equal(TransformerTextClassifier.load(tmp_path / "saved"), clf)
+
+
+def test_load__labels_of_dtype_object__come_back(make, tmp_path):
+    texts, labels = toy_texts(40)
+    clf = make(max_epochs=1, early_stopping=False).fit(texts, np.array(labels, dtype=object))
+    clf.save(tmp_path / "saved")
+    assert_equal(TransformerTextClassifier.load(tmp_path / "saved"), clf)
+
+
+def test_load__parameters_that_json_lacks__come_back(make, binary, tmp_path, checkpoints):
+    clf = make(
+        max_epochs=1,
+        early_stopping=False,
+        class_weight={"no": 1.5, "yes": 1},
+        optimizer_params={"betas": (0.8, 0.9)},
+        device=torch.device("cpu"),
+        weight_decay=np.float32(0.5),
+    ).fit(*binary)
+    clf.save(tmp_path / "saved")
+    loaded = TransformerTextClassifier.load(tmp_path / "saved")
+    assert loaded.class_weight == {"no": 1.5, "yes": 1}
+    assert loaded.optimizer_params == {"betas": [0.8, 0.9]}
+    assert loaded.device == "cpu"
+    assert loaded.weight_decay == 0.5
+
+
+def test_save__objects_of_the_users__are_left_out_with_a_warning(make, binary, tmp_path):
+    loss = nn.CrossEntropyLoss(reduction="none")
+    clf = make(max_epochs=1, early_stopping=False, loss=loss).fit(*binary)
+    with pytest.warns(UserWarning, match=r"cannot hold loss=CrossEntropyLoss\(\).*defaults"):
+        clf.save(tmp_path / "saved")
+    loaded = TransformerTextClassifier.load(tmp_path / "saved")
+    assert loaded.loss == "cross_entropy"
+    assert_equal(loaded, clf)
+
+
+def test_save__head_of_the_users__is_refused(make, binary, tmp_path):
+    clf = make(max_epochs=1, early_stopping=False, head=nn.Linear).fit(*binary)
+    with pytest.raises(ValueError, match=r"is code of your own.*Use joblib\.dump"):
+        clf.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_save__unfitted__is_refused(make, tmp_path):
+    with pytest.raises(ValueError, match="not fitted yet"):
+        make().save(tmp_path / "saved")
+
+
+def test_load__goes_on_training__as_the_original(make, three_classes, tmp_path):
+    clf = make(max_epochs=2, early_stopping=False).fit(*three_classes)
+    clf.save(tmp_path / "saved")
+    loaded = TransformerTextClassifier.load(tmp_path / "saved")
+    expected = clf.partial_fit(*three_classes).predict_proba(TEXTS)
+    np.testing.assert_array_equal(loaded.partial_fit(*three_classes).predict_proba(TEXTS), expected)
+
+
+def test_save__estimator__is_not_changed(fitted, tmp_path):
+    def state():
+        fitted.predict(TEXTS)  # a tokenizer remembers how it was asked last
+        attributes = fitted.__getstate__()
+        packed = attributes.pop("model_")
+        return (
+            packed.pop("weights").tobytes(),
+            packed,
+            attributes.pop("classes_").tolist(),
+            attributes,
+        )
+
+    before = state()
+    fitted.save(tmp_path / "saved")
+    assert state() == before
+
+
+def test_save__files__hold_no_pickle(saved):
+    kinds = {path.suffix for path in saved.rglob("*") if path.is_file()}
+    assert kinds == {".safetensors", ".json", ".md"}
+    for path in saved.rglob("*.json"):
+        json.loads(path.read_text())
+    for path in saved.rglob("*.safetensors"):
+        assert load(path.read_bytes())
+
+
+def test_save__size__is_that_of_the_weights(make, binary, tmp_path):
+    clf = make(max_epochs=1, early_stopping=False, pooling="max").fit(*binary)
+    clf.save(tmp_path / "saved")
+    weights = sum(4 * p.numel() for p in clf.model_.parameters())
+    others = 30_000
+    found = sum(path.stat().st_size for path in (tmp_path / "saved").iterdir())
+    assert found < 1.02 * weights + others
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_store_dtype__half__takes_half_the_room(fitted, tmp_path, dtype):
+    clf = pickle.loads(pickle.dumps(fitted))
+    clf.store_dtype = dtype
+    clf.save(tmp_path / "half")
+    half = sum(p.stat().st_size for p in (tmp_path / "half").glob("*.safetensors"))
+    weights = sum(4 * p.numel() for p in fitted.model_.parameters())
+    assert half < 0.75 * weights
+    loaded = TransformerTextClassifier.load(tmp_path / "half")
+    assert next(loaded.model_.parameters()).dtype == torch.float32
+    near = {"float16": 1e-2, "bfloat16": 5e-2}[dtype]
+    np.testing.assert_allclose(
+        loaded.predict_proba(TEXTS), fitted.predict_proba(TEXTS), rtol=0, atol=near
+    )
+
+
+# What somebody could do to a folder who knows how its digests are made.
+
+
+def test_load__weights_that_are_a_pickle__are_refused_and_not_run(saved, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "went off"), "w"))
+
+    forge_file(saved, "model.safetensors", pickle.dumps(Bomb()))
+    with pytest.raises(SavedModelError, match="is damaged"):
+        TransformerTextClassifier.load(saved)
+    assert not (tmp_path / "went off").exists()
+
+
+def test_load__code_in_the_configuration__is_not_run(saved, tmp_path):
+    (saved / "evil.py").write_text(f"open({str(tmp_path / 'went off')!r}, 'w')")
+    record = record_of(saved)
+    own = record["own_files"]
+    own["config.json"]["auto_map"] = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}
+    own["tokenizer_config.json"]["auto_map"] = {"AutoTokenizer": ["evil.A", "evil.B"]}
+    own["config.json"]["attn_implementation"] = "somebody/kernel"
+    forge(saved, own_files=own)
+    try:
+        TransformerTextClassifier.load(saved)
+    except SavedModelError as error:
+        assert "trust_remote_code" in str(error)  # noqa: PT017  (either is fine)
+    assert not (tmp_path / "went off").exists()
+
+
+def forge_tensors(folder, change):
+    for name in ("model.safetensors", "own.safetensors"):
+        tensors = load((folder / name).read_bytes())
+        change(tensors)
+        forge_file(folder, name, save(tensors))
+
+
+def cut_layer(tensors):
+    for name in [n for n in tensors if "layer.1.output.dense.weight" in n]:
+        tensors[name] = tensors[name][:, :3].clone()
+
+
+def drop_layer(tensors):
+    for name in [n for n in tensors if "layer.1.output.dense.weight" in n]:
+        del tensors[name]
+
+
+def cut_head(tensors):
+    if "head.weight" in tensors:
+        tensors["head.weight"] = tensors["head.weight"][:1].clone()
+
+
+def not_finite(tensors):
+    if "head.weight" in tensors:
+        tensors["head.weight"][:] = torch.nan
+
+
+@pytest.mark.parametrize("change", [cut_layer, drop_layer, cut_head, not_finite])
+def test_load__weights_that_do_not_fit__are_refused(saved, change):
+    forge_tensors(saved, change)
+    with pytest.raises(SavedModelError, match="is damaged"):
+        TransformerTextClassifier.load(saved)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": 10**12},
+        {"hidden_size": 10**8},
+        {"num_hidden_layers": 10**8},
+        {"num_hidden_layers": 3},
+        {"vocab_size": 10**9},
+        {"intermediate_size": -1},
+        {"max_position_embeddings": 10**9},
+        {"num_attention_heads": 0},
+        {"model_type": "no such thing"},
+        {"model_type": "gpt2"},
+        {"hidden_size": "large"},
+    ],
+    ids=str,
+)
+def test_load__configuration_that_does_not_fit__is_refused(saved, changes):
+    own = record_of(saved)["own_files"]
+    own["config.json"] |= changes
+    forge(saved, own_files=own)
+    with pytest.raises(SavedModelError, match="is damaged"):
+        TransformerTextClassifier.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("fitted", {"temperature_": 0}),
+        ("fitted", {"temperature_": float("nan")}),
+        ("fitted", {"temperature_": "1"}),
+        ("fitted", {"_padding": {"pad_id": 10**6, "longest": 20, "masked": True}}),
+        ("fitted", {"_padding": {"pad_id": -1, "longest": 20, "masked": True}}),
+        ("fitted", {"_padding": {}}),
+        ("fitted", {"_padding": {"pad_id": 1, "longest": 0, "masked": True}}),
+        ("form", {"n_classes": 10**9}),
+        ("form", {"width": 10**9}),
+        ("form", {"head": "os.system"}),
+        ("form", {"head": None}),
+        ("form", {"pooling": "none of these"}),
+        ("parameters", {"max_epochs": -1}),
+        ("parameters", {"no_such_parameter": 1}),
+        ("classes", {"labels": ["a"]}),
+        ("classes", {"labels": ["a", "a", "b"]}),
+        ("classes", {"labels": [["a"], ["b"], ["c"]]}),
+        ("classes", {"labels": 3}),
+        ("classes", {"dtype": "O8"}),
+        ("classes", {"dtype": "<i8"}),
+        ("classes", {"dtype": "<M8[s]"}),
+        ("weights", {"head.weight": "no such place"}),
+    ],
+    ids=str,
+)
+def test_load__record_that_makes_no_sense__is_refused(saved, part, changes):
+    forge(saved, **{part: record_of(saved)[part] | changes})
+    with pytest.raises(SavedModelError, match="is damaged"):
+        TransformerTextClassifier.load(saved)
+
+
+@pytest.mark.parametrize(
+    "part", ["fitted", "form", "parameters", "classes", "weights", "own_files"]
+)
+@pytest.mark.parametrize("content", [None, [], 1, {}], ids=str)
+def test_load__record_without_a_part__is_refused(saved, part, content):
+    if (part, content) == ("parameters", {}):
+        return  # these all have defaults
+    forge(saved, **{part: content})
+    with pytest.raises(SavedModelError, match="is damaged"):
+        TransformerTextClassifier.load(saved)
+
+
+def test_load__device_that_is_not_here__another_is_taken(saved):
+    forge(saved, fitted=record_of(saved)["fitted"] | {"device_": "cuda:99"})
+    assert TransformerTextClassifier.load(saved).device_ in {"cpu", "cuda", "mps"}
+
+
+def test_load__foreign_attributes__do_not_arrive(saved):
+    forge(saved, fitted=record_of(saved)["fitted"] | {"predict": "mine", "__class__": "mine"})
+    assert callable(TransformerTextClassifier.load(saved).predict)
+
+
+def test_load__longest_label_claimed_absurd__takes_no_memory(saved):
+    forge(saved, classes=record_of(saved)["classes"] | {"dtype": "<U999999999"})
+    assert TransformerTextClassifier.load(saved).classes_.nbytes < 1000
+
+
+def test_push_to_hub__repository__gets_the_folder(fitted, tmp_path, monkeypatch):
+    calls = []
+
+    class Api:
+        def create_repo(self, name, **options):
+            calls.append(("create", name, options))
+
+        def upload_folder(self, **options):
+            calls.append(("upload", options["repo_id"], options["folder_path"]))
+
+    monkeypatch.setattr("sklearn_transformers._saved.HfApi", Api)
+    assert huggingface_hub.HfApi is not Api
+    fitted.save(tmp_path / "saved", push_to_hub="somebody/model")
+    assert calls == [
+        ("create", "somebody/model", {"private": True, "exist_ok": True}),
+        ("upload", "somebody/model", tmp_path / "saved"),
+    ]
+
+
+def test_model_card__figures__are_those_of_the_fit(fitted, saved):
+    card = (saved / "README.md").read_text()
+    rows = dict(re.findall(r"^\| (.+) \| (.+) \|$", card, flags=re.MULTILINE))
+    held_out = round(0.1 * 240)
+    assert rows["texts trained on"] == str(240 - held_out)
+    assert rows["held-out texts"] == str(held_out)
+    best = fitted.history_[fitted.best_epoch_]
+    assert rows["log loss"] == f"{best['valid_loss']:.3f}"
+    assert rows["temperature"] == f"{fitted.temperature_:.3f}"
+    assert 0 <= float(rows["expected calibration error"]) <= 1
+    assert float(rows["accuracy"]) > 0.5
+    assert rows["torch"] == torch.__version__
+    assert "`bad`, `good`, `plain`" in card
+
+
+def test_model_card__nothing_held_out__says_so(make, binary, tmp_path):
+    make(max_epochs=1, early_stopping=False).fit(*binary).save(tmp_path / "saved")
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert "No rows were held out to judge the model by." in card
+    assert "accuracy" not in card
