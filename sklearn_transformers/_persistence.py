@@ -129,11 +129,17 @@ def files_of(config: Config, tokenizer: Tokenizer) -> dict[str, bytes]:
         folder = Path(name)
         config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        return {
+        files = {
             path.relative_to(folder).as_posix(): path.read_bytes()
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
+    core = json.loads(files.get("tokenizer.json", "{}"))
+    if core:
+        # Not what it was asked for last, or files would differ by what the model has answered.
+        core |= {"truncation": None, "padding": None}
+        files["tokenizer.json"] = json.dumps(core, ensure_ascii=False).encode()
+    return files
 
 
 def tensors_of(model: nn.Module, store_dtype: str) -> dict[str, torch.Tensor]:

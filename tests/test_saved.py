@@ -167,7 +167,6 @@ def test_load__goes_on_training__as_the_original(make, three_classes, tmp_path):
 
 def test_save__estimator__is_not_changed(fitted, tmp_path):
     def state():
-        fitted.predict(TEXTS)  # a tokenizer remembers how it was asked last
         attributes = fitted.__getstate__()
         packed = attributes.pop("model_")
         return (
