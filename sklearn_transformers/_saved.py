@@ -154,7 +154,7 @@ def upload(path: str | os.PathLike[str], name: str) -> None:
     api.create_repo(name, private=True, exist_ok=True)
     api.upload_folder(
         repo_id=name,
-        folder_path=path,
+        folder_path=Path(path),
         commit_message="Upload a text classifier",
         delete_patterns="*",
     )

@@ -1,20 +1,28 @@
 import copy
+import json
 import pickle
 import pickletools
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import cloudpickle
 import joblib
 import numpy as np
 import pytest
+import skops.io
 import torch
 from conftest import ARCHITECTURES
 from safetensors.torch import load, save
 from sklearn.base import clone
 
-from sklearn_transformers import SavedModelError
+from sklearn_transformers import SavedModelError, TransformerTextClassifier
+from sklearn_transformers._folder import FORMAT
+
+# As docs/persistence.md has it.
+TRUSTED = ["sklearn_transformers._classifier.TransformerTextClassifier"]
 
 TEXTS = ["the film was great", "bad " * 30, "", "quite 漢字"]
 
@@ -124,3 +132,137 @@ def test_clone__fitted__is_unfitted_with_same_parameters(fitted):
     fresh = clone(fitted)
     assert fresh.get_params() == fitted.get_params()
     assert not hasattr(fresh, "model_")
+
+
+GOLDEN = Path(__file__).parent / "golden"
+FORMATS = range(1, FORMAT + 1)
+
+
+@pytest.mark.parametrize("number", FORMATS)
+@pytest.mark.parametrize("kind", ["joblib", "folder"])
+def test_golden__every_released_format__answers_as_it_did(number, kind):
+    folder = GOLDEN / f"format_{number}"
+    expected = json.loads((folder / "answers.json").read_text())
+    if kind == "joblib":
+        clf = joblib.load(folder / "classifier.joblib")
+    else:
+        clf = TransformerTextClassifier.load(folder / "classifier")
+    np.testing.assert_allclose(
+        clf.predict_proba(expected["texts"]), expected["probabilities"], rtol=0, atol=1e-5
+    )
+    assert clf.classes_.tolist() == ["bad", "good", "plain"]
+
+
+def test_pickle__newer_format__asks_for_an_upgrade(fitted):
+    state = fitted.__getstate__()
+    state["model_"]["format"] = FORMAT + 1
+    with pytest.raises(SavedModelError, match=r"by a newer version .* Upgrade it"):
+        object.__new__(type(fitted)).__setstate__(state)
+
+
+def test_pickle__parameter_younger_than_the_file__has_its_default(fitted):
+    state = fitted.__getstate__()
+    del state["store_dtype"]
+    loaded = object.__new__(type(fitted))
+    loaded.__setstate__(state)
+    assert loaded.store_dtype == "float32"
+    assert loaded.get_params() == fitted.get_params()
+
+
+def test_pickle__tokenizer_that_changed__is_warned_of(fitted):
+    state = fitted.__getstate__()
+    state["_golden_ids"] = [[0, *ids] for ids in state["_golden_ids"]]
+    with pytest.warns(UserWarning, match=r"other tokens than .* predictions may differ"):
+        object.__new__(type(fitted)).__setstate__(state)
+
+
+def test_pickle__tokenizer_that_did_not_change__no_warning(fitted):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pickle.loads(pickle.dumps(fitted))
+
+
+def test_cloudpickle__round_trip__same_answers(fitted):
+    loaded = pickle.loads(cloudpickle.dumps(fitted))
+    np.testing.assert_array_equal(loaded.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
+
+
+@pytest.mark.parametrize("compress", [0, 3, ("gzip", 1), ("lzma", 1)], ids=str)
+def test_joblib__compressed__same_answers(fitted, tmp_path, compress):
+    joblib.dump(fitted, tmp_path / "clf.joblib", compress=compress)
+    loaded = joblib.load(tmp_path / "clf.joblib")
+    np.testing.assert_array_equal(loaded.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
+
+
+@pytest.mark.parametrize("mode", ["r", "r+", "w+", "c"])
+def test_joblib__mapped_into_memory__shares_the_file_and_never_writes_it(
+    fitted, tmp_path, three_classes, mode
+):
+    path = tmp_path / "clf.joblib"
+    joblib.dump(fitted, path)
+    content = path.read_bytes()
+    loaded = joblib.load(path, mmap_mode=mode)
+    np.testing.assert_array_equal(loaded.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        ranges = [line.split()[0] for line in maps.read_text().splitlines() if str(path) in line]
+        borders = [[int(end, 16) for end in border.split("-")] for border in ranges]
+        addresses = [weight.data_ptr() for weight in loaded.model_.backbone.parameters()]
+        assert all(any(low <= a < high for low, high in borders) for a in addresses)
+    loaded.partial_fit(*three_classes)
+    with torch.no_grad():
+        loaded.model_.head.weight.zero_()
+    assert path.read_bytes() == content
+
+
+def test_pickle__device_of_torch__becomes_a_str(make, binary):
+    clf = make(max_epochs=1, early_stopping=False, device=torch.device("cpu")).fit(*binary)
+    assert b"torch" not in pickle.dumps(clf).replace(b"pytorch", b"")
+    assert pickle.loads(pickle.dumps(clf)).device == "cpu"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_store_dtype__half__halves_the_pickle(fitted, dtype):
+    clf = copy.copy(fitted)
+    clf.store_dtype = dtype
+    weights = sum(4 * p.numel() for p in fitted.model_.parameters())
+    saved = len(pickle.dumps(fitted)) - len(pickle.dumps(clf))
+    assert saved == pytest.approx(weights / 2, rel=0.01)
+    loaded = pickle.loads(pickle.dumps(clf))
+    assert {weight.dtype for weight in loaded.model_.parameters()} == {torch.float32}
+    np.testing.assert_allclose(
+        loaded.predict_proba(TEXTS), fitted.predict_proba(TEXTS), rtol=0, atol=5e-2
+    )
+
+
+def test_store_dtype__weight_beyond_float16__is_refused_by_name(fitted):
+    clf = copy.deepcopy(fitted)
+    clf.store_dtype = "float16"
+    with torch.no_grad():
+        clf.model_.head.bias[0] = 1e6
+    with pytest.raises(ValueError, match=r"cannot hold head\.bias, whose largest entry is 1e\+06"):
+        pickle.dumps(clf)
+
+
+def test_skops__round_trip__with_the_documented_types(fitted):
+    content = skops.io.dumps(fitted)
+    assert set(skops.io.get_untrusted_types(data=content)) <= set(TRUSTED)
+    loaded = skops.io.loads(content, trusted=TRUSTED)
+    np.testing.assert_array_equal(loaded.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
+    assert loaded.get_params() == fitted.get_params()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
+def test_pickle__from_the_gpu_to_the_cpu_and_back__same_answers(make, binary, monkeypatch):
+    clf = make(max_epochs=1, device="cuda").fit(*binary)
+    expected, content = clf.predict_proba(TEXTS), pickle.dumps(clf)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("sklearn_transformers._persistence.present_device", lambda device: "cpu")
+    on_cpu = pickle.loads(content)
+    assert on_cpu.device_ == "cpu"
+    np.testing.assert_allclose(on_cpu.predict_proba(TEXTS), expected, rtol=0, atol=1e-4)
+    monkeypatch.undo()
+    back = pickle.loads(content)
+    assert back.device_ == "cuda"
+    np.testing.assert_allclose(back.predict_proba(TEXTS), expected, rtol=0, atol=1e-5)
