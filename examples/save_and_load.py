@@ -1,9 +1,9 @@
-"""Keep a fitted classifier: save it with joblib, load it in a fresh process, train it further.
+"""Keep a fitted classifier: as a joblib file, and as a folder that is safe to hand to others.
 
     python examples/save_and_load.py
 
-The file holds weights, tokenizer and configuration: the process that loads it needs neither the
-original model nor a network.
+Both hold weights, tokenizer and configuration: the process that loads them needs neither the
+original model nor a network. The folder holds no code, and transformers reads it as well.
 """
 
 import subprocess
@@ -14,6 +14,7 @@ from pathlib import Path
 import joblib
 from docstring_topics import load_docstring_topics
 from sklearn.model_selection import train_test_split
+from transformers import pipeline
 
 from sklearn_transformers import TransformerTextClassifier
 
@@ -42,6 +43,12 @@ with tempfile.TemporaryDirectory() as folder:
     answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     print(f"a fresh process says {answer!r} of: {X_test[0][:60]}...")
     assert answer == classifier.predict(X_test[:1])[0]
+
+    classifier.save(Path(folder, "classifier"))
+    same = TransformerTextClassifier.load(Path(folder, "classifier"))
+    assert (same.predict_proba(X_test) == classifier.predict_proba(X_test)).all()
+    theirs = pipeline("text-classification", str(Path(folder, "classifier")))(X_test[0])[0]
+    print(f"transformers' pipeline says {theirs['label']!r} with {theirs['score']:.3f}")
 
     loaded = joblib.load(file)
     loaded.partial_fit(X_train, y_train)

@@ -16,7 +16,14 @@ def snippets(file):
 @pytest.mark.pretrained
 @pytest.mark.parametrize(
     "file",
-    ["README.md", "docs/guide.md", "docs/recipe.md", "docs/tuning.md", "docs/in_scikit_learn.md"],
+    [
+        "README.md",
+        "docs/guide.md",
+        "docs/recipe.md",
+        "docs/tuning.md",
+        "docs/persistence.md",
+        "docs/in_scikit_learn.md",
+    ],
 )
 def test_snippets__pasted_one_after_the_other__run(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
