@@ -65,8 +65,8 @@ def unpack(state: dict[str, Any], device: str) -> tuple[TextClassifier, Tokenize
         for name, content in state["files"].items():
             Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
             Path(folder, name).write_bytes(content)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        config = AutoConfig.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         backbone = _build(config, weights)
     parts = (state[name] for name in ("width", "pooling", "n_classes", "dropout", "head"))
     with torch.random.fork_rng([]):  # a head of the user's may draw numbers
