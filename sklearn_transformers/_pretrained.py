@@ -145,7 +145,7 @@ def _explain(name: str, source: str, error: Exception) -> str:
 
 def _reason(error: Exception) -> str:
     reason = " ".join(str(error).split())[:300].rstrip(". ")
-    if "trust_remote_code" in reason:
+    if "trust_remote_code" in str(error):
         return (
             "It needs code of its own, which lies beside its weights and which this package never "
             "runs: take a model whose architecture transformers itself has"
