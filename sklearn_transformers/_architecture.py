@@ -17,7 +17,8 @@ def architecture_of(config: Config) -> type[PreTrainedModel]:
     Raises
     ------
     ValueError
-        When transformers has no class for an encoder-decoder's encoder alone.
+        When transformers has no class for an encoder-decoder's encoder alone, or none that ends
+        in hidden states, as for parts of models of pictures and sound.
     """
     # An encoder's own configuration, as T5EncoderModel saves it, says that it has no decoder.
     if config.is_encoder_decoder or type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
@@ -30,6 +31,11 @@ def architecture_of(config: Config) -> type[PreTrainedModel]:
                 "take an encoder such as BERT or a decoder such as GPT-2."
             )
         return encoder
+    if type(config) not in MODEL_MAPPING:
+        raise ValueError(
+            f"transformers has no plain model for model_type={config.model_type!r}, one that turns "
+            "texts into hidden states; take an encoder such as BERT or a decoder such as GPT-2."
+        )
     classes = MODEL_MAPPING[type(config)]
     if not isinstance(classes, tuple):
         return classes

@@ -8,6 +8,7 @@ import os
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import cached_file
 
 from sklearn_transformers._architecture import architecture_of
+from sklearn_transformers._hub import ask_hub
 from sklearn_transformers.exceptions import PretrainedModelError
 
 __all__ = [
@@ -137,25 +139,39 @@ def _signature(path: Path) -> tuple[int, ...]:
 
 
 def read_checkpoint(source: str, key: Hashable) -> Checkpoint:
-    """Read tokenizer, configuration and weights from a folder, the local cache or the Hub."""
-    config = AutoConfig.from_pretrained(source)
+    """Read tokenizer, configuration and weights from a folder, the local cache or the Hub.
+
+    Where the Hub keeps silent, the local cache must do.
+    """
+    try:
+        ask_hub(source)
+    except TimeoutError:
+        return _read(source, key, local_files_only=True)
+    return _read(source, key)
+
+
+def _read(source: str, key: Hashable, **where: Any) -> Checkpoint:
+    # Left out, `trust_remote_code` would ask on standard input whether to run a model's own code.
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
     architecture = architecture_of(config)
     config.use_cache = False  # keys and values of earlier tokens serve generation only
     if getattr(config, "attention_type", None) == "block_sparse":
         # BigBird gives it up for good at the first short batch: answers would depend on
         # what was asked before.
         config.attention_type = "original_full"
-    tokenizer = AutoTokenizer.from_pretrained(source, truncation_side="right")
+    tokenizer = AutoTokenizer.from_pretrained(
+        source, truncation_side="right", trust_remote_code=False, **where
+    )
     # Weights that the files lack are drawn at random here and dropped again below.
     with torch.random.fork_rng([]):
         backbone, report = architecture.from_pretrained(
-            source, config=config, dtype=torch.float32, output_loading_info=True
+            source, config=config, dtype=torch.float32, output_loading_info=True, **where
         )
     n_known = _check_vocabulary(tokenizer, backbone)
     pad_id = _padding_id(tokenizer, config, n_known)
     width, masks_padding = _probe(tokenizer, backbone, pad_id)
     remarks: list[str] = []
-    pooling = _own_pooling(source, tokenizer, config, remarks)
+    pooling = _own_pooling(source, tokenizer, config, remarks, **where)
     missing = set(report["missing_keys"])
     body = sorted(key for key in missing if not key.startswith("pooler."))
     if body:
@@ -168,18 +184,8 @@ def read_checkpoint(source: str, key: Hashable) -> Checkpoint:
         for name, tensor in backbone.state_dict().items()
         if name not in missing
     }
-    return Checkpoint(
-        tokenizer,
-        config,
-        architecture,
-        key,
-        weights,
-        pooling,
-        width,
-        pad_id,
-        masks_padding,
-        remarks,
-    )
+    known = (pooling, width, pad_id, masks_padding)
+    return Checkpoint(tokenizer, config, architecture, key, weights, *known, remarks)
 
 
 def neutral_id(tokenizer: Tokenizer) -> int:
@@ -254,7 +260,9 @@ def _sha256(path: Path, signature: tuple[int, ...]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _own_pooling(source: str, tokenizer: Tokenizer, config: Config, remarks: list[str]) -> str:
+def _own_pooling(
+    source: str, tokenizer: Tokenizer, config: Config, remarks: list[str], **where: Any
+) -> str:
     """The pooling that the checkpoint was trained for.
 
     sentence-transformers checkpoints say so themselves, decoders have read everything only at
@@ -265,6 +273,7 @@ def _own_pooling(source: str, tokenizer: Tokenizer, config: Config, remarks: lis
         "1_Pooling/config.json",
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
+        **where,
     )
     if file is not None:
         stated = json.loads(Path(file).read_text(encoding="utf-8"))

@@ -25,6 +25,7 @@ from sklearn_transformers._compat import (
     Interval,
     StrOptions,
     fit_context,
+    validate_parameter_constraints,
 )
 from sklearn_transformers._validation import check_texts
 
@@ -521,6 +522,8 @@ class TransformerTextClassifier(
         ValueError
             When labels or weights are unusable, lengths differ, or parameters contradict
             each other.
+        TypeError
+            When labels or weights are sparse, or of a type that cannot be used.
         PretrainedModelError
             When the pretrained model cannot be had.
         TrainingDivergedError
@@ -601,8 +604,9 @@ class TransformerTextClassifier(
             )
         if classes is None and not proceed:
             raise ValueError("classes must be passed on the first call to partial_fit.")
-        codec = ClassCodec(self.classes_) if proceed else ClassCodec.learn(classes)
-        if classes is not None and not np.array_equal(np.unique(classes), codec.classes):
+        codec = ClassCodec(self.classes_) if proceed else ClassCodec.learn(classes, name="classes")
+        known = codec.classes if classes is None else ClassCodec.read(classes, name="classes")
+        if not np.array_equal(np.unique(known), codec.classes):
             raise ValueError(
                 f"`classes={classes!r}` is not the same as on last call to partial_fit, was: "
                 f"{codec.classes!r}"
@@ -652,6 +656,13 @@ class TransformerTextClassifier(
         -------
         labels : ndarray of shape (n_samples,)
             The most probable class of each text.
+
+        Raises
+        ------
+        InvalidTextError
+            When `X` holds anything but texts.
+        FloatingPointError
+            When the model's answer to a text is infinite or not a number.
         """
         logits = self._logits(X)
         return np.asarray(self.classes_[logits.argmax(axis=1)])
@@ -834,14 +845,22 @@ class TransformerTextClassifier(
         check_is_fitted(self)
         from sklearn_transformers._batching import Padding
         from sklearn_transformers._device import resolve_precision
-        from sklearn_transformers._inference import answer
+        from sklearn_transformers._inference import answer, check_finite
         from sklearn_transformers._vectors import reader
 
+        name = "predict_precision"  # may have been changed since `fit` looked at it
+        validate_parameter_constraints(
+            {name: self._parameter_constraints[name]},
+            {name: self.predict_precision},
+            type(self).__name__,
+        )
         padding = Padding(**self._padding)
         precision = resolve_precision(self.predict_precision, self.device_)
         is_frozen = self.tuning_ == "head"
         read = reader(self.model_, method, padding, self.device_, precision, is_frozen)
-        return answer(read, check_texts(X), self.tokenizer_, padding.longest)
+        outputs = answer(read, check_texts(X), self.tokenizer_, padding.longest)
+        check_finite(outputs, precision)
+        return outputs
 
     def _is_fitted(self) -> bool:
         return "model_" in self.__dict__

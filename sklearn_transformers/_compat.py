@@ -8,7 +8,12 @@ from importlib import import_module
 from typing import Any
 
 from sklearn.base import _fit_context as fit_context
-from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
+from sklearn.utils._param_validation import (
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import _check_y as check_y
 
@@ -91,4 +96,5 @@ __all__ = [
     "check_y",
     "fit_context",
     "import_optional",
+    "validate_parameter_constraints",
 ]

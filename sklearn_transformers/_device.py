@@ -38,17 +38,19 @@ def resolve_device(device: Any) -> str:
     RuntimeError
         When it is a GPU and this process was forked from one that had used GPUs.
     """
-    if device == "auto":
+    if isinstance(device, str) and device == "auto":
         if torch.cuda.is_available() or torch.cuda._is_in_bad_fork():
             return _own_gpu()
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        wanted = torch.device(device)
-    except (RuntimeError, TypeError):
+        wanted = torch.device(device) if isinstance(device, str | torch.device) else None
+    except RuntimeError:
+        wanted = None
+    if wanted is None:
         raise InvalidParameterError(
             "The 'device' parameter of TransformerTextClassifier must be 'auto' or a device "
             f"that torch knows, such as 'cpu', 'cuda', 'cuda:1' or 'mps'. Got {device!r} instead."
-        ) from None
+        )
     if wanted.type == "cuda":
         refuse_fork()
     try:

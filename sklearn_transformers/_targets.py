@@ -1,5 +1,6 @@
 """Labels <-> codes, and logits -> answers."""
 
+from collections.abc import Sized
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 
 from sklearn_transformers._compat import check_y
-from sklearn_transformers._validation import is_missing
+from sklearn_transformers._validation import is_missing, renamed
 
 __all__ = ["ClassCodec"]
 
@@ -29,22 +30,25 @@ class ClassCodec:
         """Check labels as `LogisticRegression` does and return them as 1-D array."""
         if y is None:
             raise ValueError(
-                "TransformerTextClassifier requires y to be passed, but the target y is None."
+                f"TransformerTextClassifier requires {name} to be passed, but the target {name} "
+                "is None."
             )
+        if np.ma.is_masked(y):
+            raise ValueError(f"{name} is masked in part. Drop rows without a label first.")
         given = np.asarray(y, dtype=object)
+        if given.size == 0:
+            raise ValueError(f"{name} is empty (shape={given.shape}): at least 1 label is needed.")
         if given.ndim == 1:
-            for row, label in enumerate(given.tolist()):
-                if is_missing(label):
-                    raise ValueError(
-                        f"Input {name} contains NaN or None: {name}[{row}] is {label!r}. "
-                        "Drop rows without a label first."
-                    )
-        labels = np.asarray(check_y(y))
-        check_classification_targets(labels)
+            _check_each(given.tolist(), name)
+        try:
+            labels = np.asarray(check_y(y))
+            check_classification_targets(labels)
+        except (TypeError, ValueError) as error:
+            raise renamed(error, r"\by\b", name) from error
         return labels
 
     @classmethod
-    def learn(cls, y: Any) -> "ClassCodec":
+    def learn(cls, y: Any, *, name: str = "y") -> "ClassCodec":
         """Read the classes off the labels `y`.
 
         Raises
@@ -52,7 +56,7 @@ class ClassCodec:
         ValueError
             For labels that are missing, continuous, or of fewer than two classes.
         """
-        classes = np.unique(cls.read(y))
+        classes = np.unique(cls.read(y, name=name))
         if len(classes) < 2:
             raise ValueError(
                 "TransformerTextClassifier needs samples of at least 2 classes in the data, but "
@@ -68,7 +72,7 @@ class ClassCodec:
         ValueError
             When one is known already, or is no label of the same kind.
         """
-        new = np.unique(self.read(classes, name="classes")) if len(classes) else np.empty(0)
+        new = np.unique(self.read(classes, name="classes"))
         known = sorted(set(new.tolist()) & set(self.classes.tolist()), key=repr)
         if known:
             raise ValueError(f"The classes {known} are known already: {self.classes.tolist()}.")
@@ -112,7 +116,10 @@ class ClassCodec:
             present = mass > 0
             share = mass * present.sum() / mass.sum()
             return np.divide(1.0, share, out=np.zeros_like(share), where=present)
-        given = compute_class_weight(class_weight, classes=self.classes, y=self.classes)
+        try:
+            given = compute_class_weight(class_weight, classes=self.classes, y=self.classes)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"class_weight={class_weight!r} cannot be used: {error}") from error
         if not np.isfinite(given).all() or (given < 0).any():
             raise ValueError(
                 f"class_weight must be finite and not negative. Got {class_weight!r} instead."
@@ -139,3 +146,24 @@ class ClassCodec:
         """Logits -> probabilities of shape (n_samples, n_classes), float64, rows sum to 1."""
         unnormalised = np.exp(cls.log_probabilities(logits, temperature))
         return np.asarray(unnormalised / unnormalised.sum(axis=1, keepdims=True))
+
+
+def _check_each(labels: list[Any], name: str) -> None:
+    """Refuse by row what is no label, or another kind of label than the first."""
+    for row, label in enumerate(labels):
+        if is_missing(label):
+            raise ValueError(
+                f"Input {name} contains NaN or None: {name}[{row}] is {label!r}. "
+                "Drop rows without a label first."
+            )
+        if isinstance(label, Sized) and not isinstance(label, str | bytes):
+            raise ValueError(
+                f"{name}[{row}] is {label!r} of type {type(label).__name__}; every text has one "
+                "label, a str or a number. For several labels a text see "
+                "sklearn.multioutput.MultiOutputClassifier."
+            )
+        if isinstance(label, str) != isinstance(labels[0], str):
+            raise ValueError(
+                f"{name} mixes str and others: {name}[0] is {labels[0]!r}, {name}[{row}] is "
+                f"{label!r}. Give all labels the same type."
+            )

@@ -1,6 +1,7 @@
 """Texts -> token ids, and how long an input may be."""
 
 import hashlib
+import threading
 import warnings
 from array import array
 from collections.abc import Iterator
@@ -14,12 +15,26 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from sklearn_transformers._cache import TOKENS, fingerprint
 from sklearn_transformers._checkpoint import neutral_id
 from sklearn_transformers._encoded import EncodedTexts
+from sklearn_transformers._fork import in_every_fork
 
 __all__ = ["encode", "encode_and_count", "golden_ids", "resolve_max_length"]
 
-# Texts handed to the tokenizer at once: enough to keep all cores busy, few enough that
-# Python's lists of ints stay small beside the arrays they end in.
-CHUNK = 1024
+# Texts, and characters in them, handed to the tokenizer at once: enough to keep all cores busy, few
+# enough that what it makes of them, some 100 bytes a character, stays small.
+CHUNK, CHUNK_CHARACTERS = 1024, 2**21
+
+# `max_length` is written into a tokenizer before it reads, and threads share tokenizers: one that
+# goes on training with another `max_length` would cut the texts that another predicts. Tokenizers
+# use all cores by themselves.
+_TOKENIZERS = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _TOKENIZERS
+    _TOKENIZERS = threading.Lock()
+
+
+in_every_fork(_renew_lock)
 
 # What tokenizers differ in: case, accents, contractions, numbers, white space, scripts.
 PROBES = (
@@ -66,13 +81,13 @@ def encode_and_count(
     full_lengths = []
 
     def chunks() -> Iterator[list[bytes]]:
-        for start in range(0, len(texts), CHUNK):
-            chunk = texts[start : start + CHUNK]
+        for chunk in _portions(texts):
             keys = [_key(salt, text) for text in chunk]
             known = dict(zip(keys, TOKENS.get_many(keys), strict=True))
             new = {key: text for key, text in zip(keys, chunk, strict=True) if known[key] is None}
             if new:
-                computed = _tokenise(tokenizer, list(new.values()), max_length)
+                with _TOKENIZERS:
+                    computed = _tokenise(tokenizer, list(new.values()), max_length)
                 fresh = dict(zip(new, computed, strict=True))
                 TOKENS.put_many(fresh)
                 known |= fresh
@@ -83,9 +98,21 @@ def encode_and_count(
     return encoded, np.frombuffer(b"".join(full_lengths), np.int32)
 
 
+def _portions(texts: list[str]) -> Iterator[list[str]]:
+    """Cut into runs of at most so many texts and characters; a longer text comes alone."""
+    start, n_characters = 0, 0
+    for row, text in enumerate(texts):
+        n_characters += len(text)
+        if row > start and (row - start == CHUNK or n_characters > CHUNK_CHARACTERS):
+            yield texts[start:row]
+            start, n_characters = row, len(text)
+    yield texts[start:]
+
+
 def golden_ids(tokenizer: Tokenizer) -> list[list[int]]:
     """What becomes of a few fixed texts: by them a tokenizer that changed is found out."""
-    return [tokenizer(text, truncation=False, verbose=False)["input_ids"] for text in PROBES]
+    with _TOKENIZERS:
+        return [tokenizer(text, truncation=False, verbose=False)["input_ids"] for text in PROBES]
 
 
 def _tokenise(tokenizer: Tokenizer, texts: list[str], max_length: int) -> list[bytes]:

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn_transformers._compat import check_sample_weight
 from sklearn_transformers.exceptions import InvalidTextError
 
-__all__ = ["check_same_length", "check_texts", "check_weights", "is_missing"]
+__all__ = ["check_same_length", "check_texts", "check_weights", "is_missing", "renamed"]
 
 _ACCEPTED = (
     "a list or tuple of str, a 1-D array, a Series, or a DataFrame or 2-D array with one column"
@@ -121,6 +121,15 @@ def _check_encodable(text: str, where: str) -> None:
         ) from None
 
 
+def renamed(error: Exception, pattern: str, name: str) -> Exception:
+    """scikit-learn's or NumPy's error about an array, with the user's name for the array.
+
+    scikit-learn knows but one name, which `pattern` finds; NumPy knows none.
+    """
+    reason = re.sub(pattern, name, str(error))
+    return type(error)(reason if name in reason else f"{name}: {reason}")
+
+
 def check_same_length(X: Sized, y: Sized, names: str) -> None:
     """Refuse texts and labels of unequal number."""
     if len(X) != len(y):
@@ -139,14 +148,15 @@ def check_weights(
     ------
     ValueError
         For a wrong length, negative or non-finite weights, or weights that are all zero.
+    TypeError
+        For what cannot be a number, and for sparse weights.
     """
     try:
         weights = check_sample_weight(
             sample_weight, texts, dtype=np.float64, ensure_non_negative=True
         )
-    except ValueError as error:  # scikit-learn knows but one name
-        reason = re.sub("^Sample weights|sample_weight", name, str(error))
-        raise ValueError(reason) from error
+    except (TypeError, ValueError) as error:
+        raise renamed(error, "^Sample weights|sample_weight", name) from error
     if not weights.any():
         raise ValueError(f"{name} is zero for every sample: nothing is left to learn from.")
     return np.asarray(weights)

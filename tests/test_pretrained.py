@@ -1,5 +1,6 @@
 import json
 import logging
+import pickle
 import shutil
 import subprocess
 import sys
@@ -222,3 +223,67 @@ def test_bundled__real__is_found_with_mean_pooling():
     assert Path(_checkpoint.find_checkpoint(BUNDLED_NAME)).is_dir()
     assert pretrained.backbone.config.hidden_size == 384
     assert len(pretrained.backbone.encoder.layer) == 6
+
+
+# --- code that is not ours to run ------------------------------------------------------------
+
+OWN_CODE = """
+from pathlib import Path
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+Path({marker!r}).touch()
+class OwnConfig(PreTrainedConfig):
+    model_type = "own"
+class OwnTokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+def _amend(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def _own_config(folder, **changes):
+    _amend(folder / "config.json", auto_map={"AutoConfig": "own_code.OwnConfig"}, **changes)
+
+
+def _own_tokenizer(folder):
+    auto_map = {"AutoTokenizer": [None, "own_code.OwnTokenizer"]}
+    _amend(folder / "tokenizer_config.json", auto_map=auto_map, tokenizer_class="OwnTokenizer")
+
+
+@pytest.fixture
+def marker(folder, tmp_path, monkeypatch):
+    """A file that appears once the folder's own code has run; whoever asks on stdin fails."""
+
+    def ask(*prompt):
+        raise AssertionError(f"asked on standard input: {prompt}")
+
+    monkeypatch.setattr("builtins.input", ask)
+    marker = tmp_path / "code has run"
+    (folder / "own_code.py").write_text(OWN_CODE.format(marker=str(marker)))
+    return marker
+
+
+def test_own_code__needed__is_neither_run_nor_asked_about(folder, marker):
+    _own_config(folder, model_type="own")
+    with pytest.raises(PretrainedModelError, match=r"code of its own.*this package never runs"):
+        load_pretrained(folder)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("amend", [_own_config, _own_tokenizer])
+def test_own_code__not_needed__is_left_alone(make, three_classes, folder, marker, amend):
+    amend(folder)
+    clf = make(model=folder, max_epochs=1, early_stopping=False).fit(*three_classes)
+    answers = clf.predict_proba(three_classes[0])
+    loaded = pickle.loads(pickle.dumps(clf))
+    np.testing.assert_array_equal(loaded.predict_proba(three_classes[0]), answers)
+    assert not marker.exists()
+
+
+def test_load_pretrained__part_of_a_model_of_pictures__says_what_to_take(folder):
+    _amend(folder / "config.json", model_type="blip_text_model")
+    with pytest.raises(PretrainedModelError) as caught:
+        load_pretrained(folder)
+    assert "has no plain model for model_type='blip_text_model'" in str(caught.value)
+    assert "take an encoder such as BERT" in str(caught.value)

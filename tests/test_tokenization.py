@@ -3,6 +3,7 @@ import pytest
 from conftest import ARCHITECTURES
 from transformers import AutoModel, AutoTokenizer
 
+from sklearn_transformers import _tokenization
 from sklearn_transformers._tokenization import CHUNK, encode, resolve_max_length
 
 
@@ -36,6 +37,21 @@ def test_encode__more_texts_than_a_chunk__keeps_order(checkpoints):
     texts = ["great " * (i % 7 + 1) for i in range(2 * CHUNK + 3)]
     lengths = encode(tokenizer, texts, 64).lengths
     np.testing.assert_array_equal(lengths, [i % 7 + 3 for i in range(len(texts))])
+
+
+def test_encode__long_texts__are_handed_over_a_few_at_a_time(checkpoints, monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
+    texts = ["good " * n for n in (1, 2, 300, 3, 4, 5)]
+    expected = encode(tokenizer, texts, 64).contents()
+    monkeypatch.setattr(_tokenization, "CHUNK_CHARACTERS", 40)
+    _tokenization.TOKENS.clear()
+    portions = []
+    tokenise = _tokenization._tokenise
+    monkeypatch.setattr(
+        _tokenization, "_tokenise", lambda *a: portions.append(a[1]) or tokenise(*a)
+    )
+    assert encode(tokenizer, texts, 64).contents() == expected
+    assert portions == [texts[:2], texts[2:3], texts[3:5], texts[5:]]
 
 
 def test_resolve_max_length__no_room_for_text__says_how_much_it_takes(pretrained):
