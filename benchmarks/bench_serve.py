@@ -7,7 +7,8 @@ Two servers of `examples/serve.py` run in child processes (uvicorn, one worker, 
 same classifier on the bundled encoder, whose head alone is trained. One is as the example has it;
 the peer takes one request a call and waits for none. They take turns. Each client sends a request,
 waits for the answer and sends the next, over one connection, for `--seconds`; figures are medians
-over `--repeats`, the spread that of requests/s. Clients and server share the machine.
+over `--repeats`, the spread that of requests/s. Clients and server share the machine. The server's
+own seconds of CPU do not depend on what else the machine does, with OMP_NUM_THREADS=1.
 
 Without --data the texts are made up: what customers of a bank may ask.
 """
@@ -27,13 +28,21 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import psutil
 from peers import header, line, machine, median_and_spread, read
 
 from sklearn_transformers import TransformerTextClassifier
 
 SERVER = Path(__file__).parent.parent / "examples" / "serve.py"
 CONTESTANTS = {"together": [], "one by one": ["--batch", "1", "--delay", "0"]}
-FIGURES = {"texts/s": 0, "p50 ms": 0, "p95 ms": 0, "p99 ms": 0, "texts a call": 1}  # and digits
+FIGURES = {  # and their digits
+    "texts/s": 0,
+    "p50 ms": 0,
+    "p95 ms": 0,
+    "p99 ms": 0,
+    "texts a call": 1,
+    "CPU ms a text": 1,
+}
 
 QUESTIONS = {
     "card": ["my card was declined", "my new card has not arrived", "I lost my card"],
@@ -60,14 +69,16 @@ def made_up():
 
 
 @contextmanager
-def server(file, arguments):
-    """A server in a process of its own, by its host and port."""
+def serving(file, arguments):
+    """A server in a process of its own: its host and port, and the process."""
     command = [sys.executable, SERVER, file, "--port", "0", *arguments]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as process:
-        running = next(line for line in process.stderr if "running on" in line)
-        yield running.split("http://")[1].split()[0]
-        process.terminate()
+        try:
+            running = next(line for line in process.stderr if "running on" in line)
+            yield running.split("http://")[1].split()[0], psutil.Process(process.pid)
+        finally:
+            process.terminate()
 
 
 def client(address, texts, size, seconds, seed):
@@ -93,13 +104,20 @@ def health(address):
         return json.load(connection.getresponse())
 
 
-def load(address, texts, n_clients, size, seconds):
+def cpu_seconds(process):
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def load(server, texts, n_clients, size, seconds):
     """The figures of one run."""
-    before, start = health(address), time.perf_counter()
+    address, process = server
+    before, cpu, start = health(address), cpu_seconds(process), time.perf_counter()
     with ThreadPoolExecutor(n_clients) as pool:
         runs = [pool.submit(client, address, texts, size, seconds, n) for n in range(n_clients)]
         took = np.concatenate([run.result() for run in runs])
     elapsed, after = time.perf_counter() - start, health(address)
+    cpu = cpu_seconds(process) - cpu
     p50, p95, p99 = 1e3 * np.percentile(took, [50, 95, 99])
     return {
         "requests/s": len(took) / elapsed,
@@ -108,6 +126,7 @@ def load(address, texts, n_clients, size, seconds):
         "p95 ms": p95,
         "p99 ms": p99,
         "texts a call": (after["texts"] - before["texts"]) / (after["calls"] - before["calls"]),
+        "CPU ms a text": 1e3 * cpu / (size * len(took)),
     }
 
 
@@ -124,16 +143,16 @@ def main():
     with ExitStack() as stack:
         file = Path(stack.enter_context(tempfile.TemporaryDirectory()), "classifier.joblib")
         joblib.dump(classifier, file)
-        addresses = {
-            name: stack.enter_context(server(file, arguments))
+        servers = {
+            name: stack.enter_context(serving(file, arguments))
             for name, arguments in CONTESTANTS.items()
         }
-        for address in addresses.values():
-            load(address, texts, 8, 1, 2)  # the first calls are slower
-        for repeat, (size, n), (name, address) in itertools.product(
-            range(options.repeats), loads, addresses.items()
+        for one in servers.values():
+            load(one, texts, 8, 1, 2)  # the first calls are slower
+        for repeat, (size, n), (name, one) in itertools.product(
+            range(options.repeats), loads, servers.items()
         ):
-            run = load(address, texts, n, size, options.seconds)
+            run = load(one, texts, n, size, options.seconds)
             runs.setdefault((size, n, name), []).append(run)
             if options.out:
                 row = {"size": size, "clients": n, "server": name, "repeat": repeat, **run}

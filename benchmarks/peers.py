@@ -24,6 +24,7 @@ from sklearn_transformers._checkpoint import BUNDLED_NAME, find_checkpoint
 from sklearn_transformers._device import resolve_precision
 
 LIBRARIES = ("torch", "transformers", "scikit-learn", "skorch", "sentence-transformers", "numpy")
+LIBRARIES += ("fastapi", "uvicorn")
 
 
 @dataclass
