@@ -29,7 +29,9 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("file", nargs="?", help="fitted classifier, saved with joblib")
 parser.add_argument("--host", default="127.0.0.1")
 parser.add_argument("--port", type=int, default=8000)
-parser.add_argument("--check", action="store_true", help="answer one request and end")
+parser.add_argument(
+    "--check", action="store_true", help="answer one request and end (needs httpx2)"
+)
 for limit in fields(Limits):
     parser.add_argument(f"--{limit.name}", type=limit.type, default=limit.default)
 
