@@ -23,7 +23,16 @@ from torch import nn
 from sklearn_transformers._checkpoint import BUNDLED_NAME, find_checkpoint
 from sklearn_transformers._device import resolve_precision
 
-LIBRARIES = ("torch", "transformers", "scikit-learn", "skorch", "sentence-transformers", "numpy")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "scikit-learn",
+    "skorch",
+    "sentence-transformers",
+    "numpy",
+    "fastapi",
+    "uvicorn",
+)
 
 
 @dataclass

@@ -1,0 +1,43 @@
+"""What a request to `serve.py` may hold, and what it is told if it holds more."""
+
+from dataclasses import dataclass
+
+from fastapi import HTTPException
+from fastapi.responses import JSONResponse
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is taken at once."""
+
+    texts: int = 64  # in a request
+    characters: int = 20_000  # in a text
+    body: int = 2**20  # bytes of a request
+    waiting: int = 256  # requests; further ones are told to come back
+    batch: int = 32  # texts; a call of the model that has as many takes no further request
+    delay: float = 0.002  # seconds that an idle model waits for further requests
+
+
+def limit_body(app, n_bytes):
+    """Middleware that counts what arrives, because a body may come without a length."""
+
+    async def limited(scope, receive, send):
+        arrived = 0
+
+        async def counted():
+            nonlocal arrived
+            message = await receive()
+            arrived += len(message.get("body", b""))
+            if arrived > n_bytes:
+                raise HTTPException(413, f"The body has more than {n_bytes} bytes.")
+            return message
+
+        await app(scope, counted, send)
+
+    return limited
+
+
+async def explain(request, error):
+    """Say what is wrong with a request without sending its texts back, as FastAPI would."""
+    details = [f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors()]
+    return JSONResponse({"detail": details}, 422)
