@@ -70,7 +70,7 @@ def made_up():
 @contextmanager
 def serving(folder, arguments):
     """A server in a process of its own: its host and port, and the process."""
-    command = [sys.executable, SERVER, file, "--port", "0", *arguments]
+    command = [sys.executable, SERVER, folder, "--port", "0", *arguments]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as process:
         try:

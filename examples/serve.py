@@ -4,9 +4,9 @@
     python examples/serve.py folder
     curl localhost:8000/predict --json '{"texts": ["The discrete Fourier transform"]}'
 
-The folder is what `classifier.save("folder")` wrote; without one a small classifier of docstrings is
-trained first. What is taken at once is set by options such as `--batch 64`, one for each field of
-`Limits`. To reuse it, copy `micro_batching.py` and `request_limits.py` too.
+The folder is what `classifier.save("folder")` wrote; without one a small classifier of docstrings
+is trained first. What is taken at once is set by options such as `--batch 64`, one for each field
+of `Limits`. To reuse it, copy `micro_batching.py` and `request_limits.py` too.
 """
 
 import argparse
