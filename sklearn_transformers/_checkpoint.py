@@ -151,6 +151,7 @@ def read_checkpoint(source: str, key: Hashable) -> Checkpoint:
 
 
 def _read(source: str, key: Hashable, **where: Any) -> Checkpoint:
+    """Read everything; `where` tells transformers where to look."""
     # Left out, `trust_remote_code` would ask on standard input whether to run a model's own code.
     config = AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
     architecture = architecture_of(config)

@@ -605,8 +605,8 @@ class TransformerTextClassifier(
         if classes is None and not proceed:
             raise ValueError("classes must be passed on the first call to partial_fit.")
         codec = ClassCodec(self.classes_) if proceed else ClassCodec.learn(classes, name="classes")
-        known = codec.classes if classes is None else ClassCodec.read(classes, name="classes")
-        if not np.array_equal(np.unique(known), codec.classes):
+        given = codec.classes if classes is None else ClassCodec.read(classes, name="classes")
+        if not np.array_equal(np.unique(given), codec.classes):
             raise ValueError(
                 f"`classes={classes!r}` is not the same as on last call to partial_fit, was: "
                 f"{codec.classes!r}"

@@ -48,5 +48,4 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _is_time_out(error: BaseException) -> bool:
     # The Hub's client is httpx or its successor, by version: the name is what they share.
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"TimeoutError", "TimeoutException"})
+    return any(kind.__name__ == "TimeoutException" for kind in type(error).__mro__)

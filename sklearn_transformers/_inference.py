@@ -56,13 +56,11 @@ def check_finite(outputs: np.ndarray, precision: str) -> None:
     """
     finite = np.isfinite(outputs).all(axis=1)
     if not finite.all():
+        remedy = "Its weights are damaged or too large: fit it again, with a lower learning_rate."
+        if precision != "float32":
+            remedy = f"{precision} may be too coarse for it: set predict_precision='float32'."
         raise FloatingPointError(
-            f"The model's answer to X[{finite.argmin()}] is infinite or not a number. "
-            + (
-                "Its weights are damaged or too large: fit it again, with a lower learning_rate."
-                if precision == "float32"
-                else f"{precision} has too small a range for it: set predict_precision='float32'."
-            )
+            f"The model's answer to X[{finite.argmin()}] is infinite or not a number. {remedy}"
         )
 
 

@@ -42,7 +42,8 @@ class ClassCodec:
             _check_each(given.tolist(), name)
         try:
             labels = np.asarray(check_y(y))
-            check_classification_targets(labels)
+            # Each twice: where labels hardly repeat, scikit-learn warns that they could be numbers.
+            check_classification_targets(np.repeat(labels, 2))
         except (TypeError, ValueError) as error:
             raise renamed(error, r"\by\b", name) from error
         return labels

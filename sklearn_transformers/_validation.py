@@ -127,7 +127,8 @@ def renamed(error: Exception, pattern: str, name: str) -> Exception:
     scikit-learn knows but one name, which `pattern` finds; NumPy knows none.
     """
     reason = re.sub(pattern, name, str(error))
-    return type(error)(reason if name in reason else f"{name}: {reason}")
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    return kind(reason if name in reason else f"{name}: {reason}")
 
 
 def check_same_length(X: Sized, y: Sized, names: str) -> None:

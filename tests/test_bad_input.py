@@ -6,18 +6,19 @@ estimator as it was.
 """
 
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import toy_texts
 from scipy import sparse
-from sklearn.utils._param_validation import InvalidParameterError
 from test_classifier import BAD_VALUES
 from test_targets import REFUSED as BAD_LABELS
 from test_validation import REFUSED as BAD_TEXTS
 
 from sklearn_transformers import InvalidTextError, PretrainedModelError, TransformerTextClassifier
+from sklearn_transformers._compat import InvalidParameterError
 
 X, Y = toy_texts(4)
 EVERY_PARAMETER = sorted(TransformerTextClassifier().get_params())
@@ -191,6 +192,15 @@ def test_labels__first_classes__are_called_classes(make):
     refuse(clf, lambda: clf.partial_fit(X, Y, classes=["no"]), ValueError, message)
     message = "classes must be passed on the first call"
     refuse(clf, lambda: clf.partial_fit(X, Y), ValueError, message)
+
+
+def test_labels__that_hardly_repeat__are_not_taken_for_numbers(make):
+    texts, _ = toy_texts(30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clf = make().partial_fit(texts, range(30), classes=range(30))
+        clf.partial_fit(texts, range(30), classes=range(30))
+    assert len(clf.classes_) == 30
 
 
 # --- weights ---------------------------------------------------------------------------------

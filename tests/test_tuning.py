@@ -477,7 +477,11 @@ def test_add_classes__numbers__keep_their_type_and_order(make):
 
 @pytest.mark.parametrize(
     ("classes", "message"),
-    [(["yes", "maybe"], r"\['yes'\] are known already"), ([3], "same kind"), ([], "same kind")],
+    [
+        (["yes", "maybe"], r"\['yes'\] are known already"),
+        ([3], "same kind"),
+        ([], "classes is empty"),
+    ],
 )
 def test_add_classes__unusable__is_refused_and_nothing_changes(make, binary, classes, message):
     clf = make(early_stopping=False, max_epochs=1).fit(*binary)
