@@ -1,4 +1,5 @@
 import copy
+import io
 import json
 import pickle
 import pickletools
@@ -60,13 +61,25 @@ def test_pickle__round_trip__keeps_everything(fitted):
     np.testing.assert_array_equal(again.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
 
 
-def test_pickle__stream__names_no_class_of_torch_or_transformers(fitted):
-    words = {
-        str(argument).split(".")[0].split(" ")[0]
-        for opcode, argument, _ in pickletools.genops(pickle.dumps(fitted, protocol=2))
-        if opcode.name == "GLOBAL"
-    }
-    assert words <= {"sklearn_transformers", "numpy", "copy_reg", "_codecs", "__builtin__"}
+class Recorder(pickle.Unpickler):
+    """Notes every name that a stream asks for."""
+
+    def find_class(self, module, name):
+        self.packages.add(module.split(".")[0])
+        return super().find_class(module, name)
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle__stream__names_no_class_of_torch_or_transformers(fitted, protocol):
+    content = pickle.dumps(fitted, protocol)
+    recorder = Recorder(io.BytesIO(content))
+    recorder.packages = set()
+    recorder.load()
+    plain = {"builtins", "copyreg", "_codecs"}
+    assert {"sklearn_transformers", "numpy"} <= recorder.packages
+    assert recorder.packages <= {"sklearn_transformers", "numpy"} | plain
+    named = {a for opcode, a, _ in pickletools.genops(content) if opcode.name == "GLOBAL"}
+    assert not any(name.startswith(("torch", "transformers", "skorch", "peft")) for name in named)
 
 
 def test_pickle__size__is_that_of_the_weights(fitted):
