@@ -261,6 +261,7 @@ BAD_PARAMETERS = {
     "device": ["gpu", 3],
     "precision": ["half", None],
     "predict_precision": ["half", None],
+    "store_dtype": ["float64", None],
     "callbacks": ["EarlyStopping", 3],
     "warm_start": ["yes", 2],
     "random_state": ["seed", -1.5],
