@@ -197,7 +197,8 @@ class TransformerTextClassifier(
     device : str or torch.device, default="auto"
         Where to train and predict. "auto" takes CUDA, then MPS, then the CPU.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
-        Number format of the forward and backward pass while training; weights stay float32.
+        Number format of the forward and backward pass while training; weights stay float32. A
+        step whose loss or gradient is not finite is made once more in float32.
         "auto" takes bfloat16 on GPUs and CPUs that have instructions for it, float16 on other
         CUDA GPUs, float32 elsewhere.
     predict_precision : {"auto", "float32", "bfloat16", "float16"}, default="float32"
@@ -517,7 +518,7 @@ class TransformerTextClassifier(
         PretrainedModelError
             When the pretrained model cannot be had.
         TrainingDivergedError
-            When a loss or the model's answers become infinite or not a number.
+            When a loss, its gradient or the model's answers become infinite or not a number.
         """
         from sklearn_transformers._fitting import fine_tune
         from sklearn_transformers._targets import ClassCodec
