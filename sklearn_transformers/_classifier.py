@@ -210,6 +210,14 @@ class TransformerTextClassifier(
         Called while training, after the estimator's own. They see a skorch net, whose table of
         embeddings has only the rows of tokens that the training texts have. A
         ``skorch.callbacks.LRScheduler`` replaces the built-in schedule and `warmup`.
+    checkpoint_dir : str or path-like, default=None
+        Folder in which `fit` keeps what it takes to go on after having been killed: called again
+        with the same data and parameters, it ends with the weights of a fit that was not
+        interrupted. A snapshot is taken after each epoch and, within, every minute; the last one
+        stays, about four times as large as the model, until `fit` has succeeded. Other data,
+        parameters or versions are refused. Each fit needs a folder of its own, but in a search, a
+        cross-validation or an ensemble makes one in it. `callbacks`, whose state cannot be kept,
+        are refused; `partial_fit` takes no snapshots.
     warm_start : bool, default=False
         Let `fit` go on from the model of the previous call, with a new schedule, instead of
         from the pretrained one. The classes, `model`, `pooling`, `dropout` and `head` must be
@@ -379,6 +387,7 @@ class TransformerTextClassifier(
         "precision": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
         "predict_precision": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
         "callbacks": [list, tuple, None],
+        "checkpoint_dir": [str, os.PathLike, None],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -425,6 +434,7 @@ class TransformerTextClassifier(
         precision: str = "auto",
         predict_precision: str = "float32",
         callbacks: Any = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         warm_start: bool = False,
         random_state: Any = None,
         verbose: int = 1,
@@ -467,6 +477,7 @@ class TransformerTextClassifier(
         self.precision = precision
         self.predict_precision = predict_precision
         self.callbacks = callbacks
+        self.checkpoint_dir = checkpoint_dir
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
@@ -513,8 +524,12 @@ class TransformerTextClassifier(
         InvalidParameterError
             When a parameter is out of range.
         ValueError
-            When labels or weights are unusable, lengths differ, or parameters contradict
-            each other.
+            When labels or weights are unusable, lengths differ, parameters contradict each
+            other, or `checkpoint_dir` has the unfinished training of another fit.
+        RuntimeError
+            When another fit is using `checkpoint_dir`.
+        OSError
+            When a snapshot cannot be written.
         PretrainedModelError
             When the pretrained model cannot be had.
         TrainingDivergedError
@@ -762,8 +777,9 @@ class TransformerTextClassifier(
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         # A path of this system could not be read back on another.
-        if isinstance(state["model"], os.PathLike):
-            state["model"] = os.fspath(state["model"])
+        for name in ("model", "checkpoint_dir"):
+            if isinstance(state[name], os.PathLike):
+                state[name] = os.fspath(state[name])
         if self._is_fitted():
             from sklearn_transformers._persistence import pack
 

@@ -51,6 +51,12 @@ class Schedule(Callback):
         if self.shape == "plateau" and not row.get("valid_score_best", True):
             self.height_ *= ON_PLATEAU
 
+    def state_dict(self) -> dict[str, float]:
+        return {"height": self.height_}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.height_ = state["height"]
+
     def factor(self, step: int) -> float:
         """Share of the peak learning rate at optimiser step `step`, counted from 0."""
         n_warm = int(self.warmup * self.n_steps_)
