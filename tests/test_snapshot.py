@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import warnings
 
 import numpy as np
 import pytest
@@ -60,6 +61,11 @@ def stop_at(monkeypatch, owner, name, count=0, stop=None):
     return calls
 
 
+needs_fork = pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork"
+)
+
+
 def interrupt():
     raise KeyboardInterrupt
 
@@ -85,7 +91,9 @@ def kill(clf, where, count, *data, **given):
             clf.fit(*(data or (X, Y)), **given)
 
     process = multiprocessing.get_context("fork").Process(target=fit)
-    process.start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python is wary of torch's threads
+        process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
 
@@ -130,6 +138,7 @@ WAYS = {
 }
 
 
+@needs_fork
 @pytest.mark.parametrize("way", WAYS)
 def test_fit__killed_in_the_midst__ends_with_the_bits_of_one_that_was_not(small, folder, way):
     expected = small(**WAYS[way]).fit(X, Y)
@@ -151,6 +160,7 @@ MOMENTS = {
 }
 
 
+@needs_fork
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_fit__killed_at_any_moment__goes_on_there(small, folder, monkeypatch, moment):
     expected = small().fit(X, Y)
@@ -166,6 +176,7 @@ def test_fit__killed_at_any_moment__goes_on_there(small, folder, monkeypatch, mo
     assert len(made) == N_EPOCHS * N_STEPS - n_kept
 
 
+@needs_fork
 def test_fit__killed_again_and_again__ends_all_the_same(small, folder):
     expected = small().fit(X, Y)
     clf = small(checkpoint_dir=folder)
@@ -174,6 +185,7 @@ def test_fit__killed_again_and_again__ends_all_the_same(small, folder):
     assert_same(clf.fit(X, Y), expected)
 
 
+@needs_fork
 def test_fit__killed_with_all_that_it_takes__goes_on(small, folder):
     X_val, y_val = toy_texts(20, seed=3)
     given = {"X_val": X_val, "y_val": y_val, "sample_weight_val": np.linspace(1, 2, 20)}
@@ -185,6 +197,7 @@ def test_fit__killed_with_all_that_it_takes__goes_on(small, folder):
     assert_same(clf.fit(X, Y, **given), expected)
 
 
+@needs_fork
 @pytest.mark.parametrize("count", [1, 8])
 def test_fit__killed_without_a_seed__goes_on_with_the_one_it_drew(small, folder, count):
     clf = small(random_state=None, checkpoint_dir=folder)
@@ -317,6 +330,7 @@ def test_pretrained_model__changed_in_place__is_named(small, folder, tmp_path, c
         clf.fit(X, Y)
 
 
+@needs_fork
 def test_fit__that_left_no_snapshot__is_no_obstacle(small, folder):
     kill(small(checkpoint_dir=folder), STEP, 1)
     assert_same(
@@ -389,6 +403,7 @@ def test_folder__at_any_time__holds_two_snapshots_at_most(small, folder, monkeyp
     assert seen[-1] == NAMES
 
 
+@needs_fork
 def test_folder__of_the_user__stays_with_what_lies_there(small, folder):
     folder.mkdir()
     (folder / "notes").write_text("mine")
@@ -401,6 +416,7 @@ def test_folder__of_the_user__stays_with_what_lies_there(small, folder):
     assert folder.exists()
 
 
+@needs_fork
 def test_snapshots__without_haste__are_those_at_the_ends_of_epochs(small, folder, monkeypatch):
     monkeypatch.setattr(_snapshot, "SECONDS_BETWEEN_SNAPSHOTS", 60.0)
     clf = small(checkpoint_dir=folder)
