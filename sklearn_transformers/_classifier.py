@@ -214,10 +214,10 @@ class TransformerTextClassifier(
         Folder in which `fit` keeps what it takes to go on after having been killed: called again
         with the same data and parameters, it ends with the weights of a fit that was not
         interrupted. A snapshot is taken after each epoch and, within, every minute; the last one
-        stays, about four times as large as the model, until `fit` has succeeded. Other data,
-        parameters or versions are refused. Each fit needs a folder of its own, but in a search, a
-        cross-validation or an ensemble makes one in it. `callbacks`, whose state cannot be kept,
-        are refused; `partial_fit` takes no snapshots.
+        stays, up to four times as large as the model, until `fit` has succeeded. Other data,
+        parameters or versions are refused. Each fit needs a folder of its own; the fits of a
+        search, a cross-validation or an ensemble make theirs in this one. `callbacks`, whose state
+        cannot be kept, are refused; `partial_fit` takes no snapshots.
     warm_start : bool, default=False
         Let `fit` go on from the model of the previous call, with a new schedule, instead of
         from the pretrained one. The classes, `model`, `pooling`, `dropout` and `head` must be

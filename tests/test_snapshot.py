@@ -3,8 +3,10 @@
 import errno
 import multiprocessing
 import os
+import pickle
 import signal
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
 
 from sklearn_transformers import TrainingDivergedError, _snapshot
+from sklearn_transformers._callbacks import ValidationScore
 from sklearn_transformers._net import FineTuningNet
 from sklearn_transformers._snapshot import Snapshots
 
@@ -177,6 +180,43 @@ def test_fit__killed_at_any_moment__goes_on_there(small, folder, monkeypatch, mo
 
 
 @needs_fork
+def test_fit__killed_after_its_best_epoch__knows_what_it_saw(small, folder, monkeypatch):
+    scores = {1: 1.0, 2: 0.5, 3: 2.0, 4: 1.5, 5: 1.2}
+    monkeypatch.setattr(
+        ValidationScore,
+        "on_epoch_end",
+        lambda self, net, **_: net.record(
+            "valid_score", scores[len(net.history)], lower_is_better=False
+        ),
+    )
+    how = {"schedule": "plateau", "max_epochs": 8, "n_iter_no_change": 2, "warmup": 0.0}
+    expected = small(**how).fit(X, Y)
+    assert (expected.best_epoch_, expected.n_iter_) == (3, 5)
+    rates = [row["learning_rate"] for row in expected.history_[1:]]
+    assert rates == [5e-3, 5e-3, 2.5e-3, 2.5e-3, 1.25e-3]
+    clf = small(checkpoint_dir=folder, **how)
+    kill(clf, STEP, 4 * N_STEPS + 3)
+    assert_same(clf.fit(X, Y), expected)
+
+
+@needs_fork
+def test_fit__killed_after_a_step_that_was_lost__makes_up_for_it(small, folder, monkeypatch):
+    get_loss = FineTuningNet.get_loss
+
+    def overflowing(net, *args, **kwargs):
+        overflows = net.step_ == N_STEPS + 1 and net.precision == "bfloat16"
+        return get_loss(net, *args, **kwargs) * (torch.nan if overflows else 1)
+
+    monkeypatch.setattr(FineTuningNet, "get_loss", overflowing)
+    made = stop_at(monkeypatch, *STEP)
+    expected = small(precision="bfloat16").fit(X, Y)
+    assert len(made) == N_EPOCHS * N_STEPS + 1
+    clf = small(precision="bfloat16", checkpoint_dir=folder)
+    kill(clf, STEP, N_STEPS + 4)
+    assert_same(clf.fit(X, Y), expected)
+
+
+@needs_fork
 def test_fit__killed_again_and_again__ends_all_the_same(small, folder):
     expected = small().fit(X, Y)
     clf = small(checkpoint_dir=folder)
@@ -273,6 +313,14 @@ def test_parameter__changed__is_named_with_both_values(small, folder, changed):
     assert not hasattr(clf, "model_")
     # The other one can still be finished.
     assert_same(small(checkpoint_dir=folder).fit(X, Y), small().fit(X, Y))
+
+
+def test_parameters__the_same_in_other_words__are_no_obstacle(small, folder, checkpoints):
+    cut_short(small(checkpoint_dir=str(folder), verbose=0))
+    clf = small(model=Path(checkpoints["bert"]), learning_rate=np.float64(5e-3), verbose=1)
+    clf.set_params(checkpoint_dir=folder, callbacks=[])
+    assert_same(clf.fit(X, Y), small().fit(X, Y))
+    assert pickle.loads(pickle.dumps(clf)).checkpoint_dir == str(folder)
 
 
 VALID = {"X_val": X[:9], "y_val": Y[:9]}
