@@ -1,6 +1,7 @@
 """Fits that are killed and go on, with the bits of fits that were not."""
 
 import errno
+import json
 import multiprocessing
 import os
 import pickle
@@ -242,8 +243,7 @@ def test_fit__killed_with_all_that_it_takes__goes_on(small, folder):
 def test_fit__killed_without_a_seed__goes_on_with_the_one_it_drew(small, folder, count):
     clf = small(random_state=None, checkpoint_dir=folder)
     kill(clf, STEP, count)
-    with (folder / "fit.json").open() as file:
-        drawn = int(file.read().split('"seed": ')[1].split(",")[0])
+    drawn = json.loads((folder / "fit.json").read_text())["seed"]
     assert clf.fit(X, Y).seed_ == drawn
     assert_same(clf, small(random_state=drawn).fit(X, Y))
     assert small(random_state=None, checkpoint_dir=folder).fit(X, Y).seed_ != drawn
