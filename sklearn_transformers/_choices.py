@@ -1,5 +1,6 @@
 """Which way to train, and choices that do not go together."""
 
+import os
 from typing import Any
 
 import torch
@@ -89,6 +90,7 @@ def check_choices(estimator: Any, n_classes: int, has_valid: bool, one_epoch: bo
         )
     if not one_epoch:
         _check_plateau(estimator, has_valid)
+        _check_resumable(estimator)
     probes = [
         {"params": [torch.zeros(2, 2, requires_grad=True)], "lr": 1e-3, "weight_decay": decay}
         for decay in (0.0, 0.1)
@@ -107,3 +109,12 @@ def _check_plateau(estimator: Any, has_valid: bool) -> None:
                 f"but {name}={value} leaves no rows to validate on. Change it, pass X_val and "
                 "y_val, or take another schedule."
             )
+
+
+def _check_resumable(estimator: Any) -> None:
+    if estimator.checkpoint_dir is not None and estimator.callbacks:
+        raise ValueError(
+            f"checkpoint_dir={os.fspath(estimator.checkpoint_dir)!r} lets a killed training go on, "
+            f"but what callbacks={estimator.callbacks!r} remember of it would be lost. Set one of "
+            "the two to None."
+        )

@@ -198,7 +198,8 @@ class TransformerTextClassifier(
     device : str or torch.device, default="auto"
         Where to train and predict. "auto" takes CUDA, then MPS, then the CPU.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
-        Number format of the forward and backward pass while training; weights stay float32.
+        Number format of the forward and backward pass while training; weights stay float32. A
+        step whose loss or gradient is not finite is made once more in float32.
         "auto" takes bfloat16 on GPUs and CPUs that have instructions for it, float16 on other
         CUDA GPUs, float32 elsewhere.
     predict_precision : {"auto", "float32", "bfloat16", "float16"}, default="float32"
@@ -214,6 +215,14 @@ class TransformerTextClassifier(
         Called while training, after the estimator's own. They see a skorch net, whose table of
         embeddings has only the rows of tokens that the training texts have. A
         ``skorch.callbacks.LRScheduler`` replaces the built-in schedule and `warmup`.
+    checkpoint_dir : str or path-like, default=None
+        Folder in which `fit` keeps what it takes to go on after having been killed: called again
+        with the same data and parameters, it ends with the weights of a fit that was not
+        interrupted. A snapshot is taken after each epoch and, within, every minute; the last one
+        stays, up to four times as large as the model, until `fit` has succeeded. Other data,
+        parameters or versions are refused. Each fit needs a folder of its own; the fits of a
+        search, a cross-validation or an ensemble make theirs in this one. `callbacks`, whose state
+        cannot be kept, are refused; `partial_fit` takes no snapshots.
     warm_start : bool, default=False
         Let `fit` go on from the model of the previous call, with a new schedule, instead of
         from the pretrained one. The classes, `model`, `pooling`, `dropout` and `head` must be
@@ -384,6 +393,7 @@ class TransformerTextClassifier(
         "predict_precision": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
         "store_dtype": [StrOptions({"float32", "float16", "bfloat16"})],
         "callbacks": [list, tuple, None],
+        "checkpoint_dir": [str, os.PathLike, None],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -431,6 +441,7 @@ class TransformerTextClassifier(
         predict_precision: str = "float32",
         store_dtype: str = "float32",
         callbacks: Any = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         warm_start: bool = False,
         random_state: Any = None,
         verbose: int = 1,
@@ -474,6 +485,7 @@ class TransformerTextClassifier(
         self.predict_precision = predict_precision
         self.store_dtype = store_dtype
         self.callbacks = callbacks
+        self.checkpoint_dir = checkpoint_dir
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
@@ -520,14 +532,18 @@ class TransformerTextClassifier(
         InvalidParameterError
             When a parameter is out of range.
         ValueError
-            When labels or weights are unusable, lengths differ, or parameters contradict
-            each other.
+            When labels or weights are unusable, lengths differ, parameters contradict each
+            other, or `checkpoint_dir` has the unfinished training of another fit.
         TypeError
             When labels or weights are sparse, or of a type that cannot be used.
+        RuntimeError
+            When another fit is using `checkpoint_dir`.
+        OSError
+            When a snapshot cannot be written.
         PretrainedModelError
             When the pretrained model cannot be had.
         TrainingDivergedError
-            When a loss or the model's answers become infinite or not a number.
+            When a loss, its gradient or the model's answers become infinite or not a number.
         """
         from sklearn_transformers._fitting import fine_tune
         from sklearn_transformers._targets import ClassCodec
@@ -885,8 +901,9 @@ class TransformerTextClassifier(
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         # A path of this system could not be read back on another, nor a device by another torch.
-        if isinstance(state["model"], os.PathLike):
-            state["model"] = os.fspath(state["model"])
+        for name in ("model", "checkpoint_dir"):
+            if isinstance(state[name], os.PathLike):
+                state[name] = os.fspath(state[name])
         if type(state["device"]).__module__ == "torch":
             state["device"] = str(state["device"])
         if self._is_fitted():

@@ -102,7 +102,7 @@ class ContrastiveNet(FineTuningNet):
         inputs, _ = self._batch(data, rows, 1)
 
         def embed() -> torch.Tensor:
-            with autocast(self.device, self.recipe.precision):
+            with autocast(self.device, self.precision):
                 return self.module_.embed(inputs["input_ids"], inputs["attention_mask"])
 
         return checkpoint(embed, use_reentrant=False) if self.sparing_ else embed()

@@ -22,6 +22,7 @@ from sklearn_transformers._cross_fit import cross_fit
 from sklearn_transformers._data import LabelledTexts, read_rows, read_validation, tokenise_rows
 from sklearn_transformers._device import draw_seed, own_grad_mode, resolve_device, resolve_precision
 from sklearn_transformers._diagnosis import report_truncation, warn_of_rows, warn_of_tokens
+from sklearn_transformers._fingerprint import unfinished_fit
 from sklearn_transformers._head_start import HeadStart
 from sklearn_transformers._heads import output_layer
 from sklearn_transformers._held_out import HeldOut, choose_rows
@@ -31,6 +32,7 @@ from sklearn_transformers._model import TextClassifier
 from sklearn_transformers._process import seeded
 from sklearn_transformers._recipe import Recipe
 from sklearn_transformers._schedule import Schedule
+from sklearn_transformers._snapshot import NoSnapshots, Snapshots
 from sklearn_transformers._start import (
     check_start,
     draw_prompt,
@@ -102,8 +104,11 @@ def fine_tune(
     # 2. Resolve "auto" where it depends on the machine alone.
     device = resolve_device(estimator.device)
     precision = resolve_precision(estimator.precision, device)
-    seed = draw_seed(estimator.random_state)
     history = list(estimator.history_) if proceed else []
+    made_of = (estimator, codec.classes, rows, valid, device, precision, len(history))
+    folder = None if one_epoch else estimator.checkpoint_dir
+    snapshots = unfinished_fit(folder, draw_seed(estimator.random_state), *made_of)
+    seed = snapshots.seed
     rng = np.random.default_rng([seed, len(history)])
 
     # 3. Hold out rows to judge epochs by.
@@ -121,7 +126,7 @@ def fine_tune(
         )
     class_weights = codec.class_weights(estimator.class_weight, train.codes, train.weights)
 
-    with seeded(int(rng.integers(2**63)), device), own_grad_mode(device):
+    with snapshots, seeded(int(rng.integers(2**63)), device), own_grad_mode(device):
         # 4. The model to start from.
         model, tokenizer, padding = starting_model(
             estimator, len(codec.classes), proceed, tuning, device
@@ -140,6 +145,7 @@ def fine_tune(
             warn_of_tokens(tokenizer, train.texts, train_data.texts, lengths, truncation)
         if held is not None:
             held.data, _ = tokenise_rows(held.rows, class_weights, tokenizer, longest)
+        snapshots.begin(model, train_data.texts.ids)
         fitted = {
             "classes_": codec.classes,
             "model_": model,
@@ -191,6 +197,7 @@ def fine_tune(
             None if held is None or held.folds else held,
             stopper,
             callbacks + epoch_tasks(task, fitted),
+            snapshots,
         )
         if len(epochs) == recipe.max_epochs:
             for check in checks[1:]:
@@ -265,6 +272,7 @@ def _train(
     held: HeldOut | None,
     stopper: KeepBest | TrainOrNot | None,
     callbacks: list[Any],
+    snapshots: Snapshots | NoSnapshots,
 ) -> tuple[list[dict[str, Any]], int]:
     """Train in place; return a plain dict per epoch, and how many weights were trained."""
     ours: list[Any] = []
@@ -280,7 +288,8 @@ def _train(
     if callbacks:
         ours.append(Settle())
     measure, valid = (None, None) if held is None else (held.measure, held.data)
-    net = net_of(recipe)(model, recipe, rng, ours + callbacks, measure, int(estimator.verbose))
+    verbose = int(estimator.verbose)
+    net = net_of(recipe)(model, recipe, rng, ours + callbacks, measure, verbose, snapshots)
     try:
         net.train(train, valid)
     finally:

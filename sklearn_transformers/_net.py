@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,14 @@ from torch import nn
 from sklearn_transformers._batching import pad, sorted_batches, training_steps
 from sklearn_transformers._data import LabelledTexts
 from sklearn_transformers._device import autocast, check_out_of_memory, to_device
+from sklearn_transformers._divergence import check_finite, diverged_in_step
 from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier, parameter_groups
-from sklearn_transformers._optimizers import build_optimizer
+from sklearn_transformers._optimizers import build_optimizer, step_unless
 from sklearn_transformers._recipe import Recipe
+from sklearn_transformers._snapshot import NoSnapshots, Snapshots
 from sklearn_transformers._training_form import training_form
 from sklearn_transformers._tuned_part import tuned_part
-from sklearn_transformers.exceptions import TrainingDivergedError
 
 __all__ = ["FineTuningNet"]
 
@@ -32,8 +33,8 @@ class FineTuningNet(NeuralNetClassifier):
 
     Each optimiser step sees `batch_size` rows, in as many micro-batches as the token budget
     asks for; gradients add up to those of the whole step. Losses stay on the device until the
-    epoch ends. skorch's callbacks see each micro-batch as a batch; on validation, labels and
-    logits but no inputs.
+    epoch ends; then steps that were not finite are made up for. skorch's callbacks see each
+    micro-batch as a batch; on validation, labels and logits but no inputs.
 
     Parameters
     ----------
@@ -47,6 +48,8 @@ class FineTuningNet(NeuralNetClassifier):
         Needed where there are such rows.
     verbose : int, default=0
         Whether callbacks such as skorch's PrintLog may print.
+    snapshots : Snapshots, default=None
+        Where to go on from, and to leave what a later call may go on from.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class FineTuningNet(NeuralNetClassifier):
         callbacks: list[Any],
         measure: Callable[[np.ndarray], tuple[float, float]] | None = None,
         verbose: int = 0,
+        snapshots: Snapshots | NoSnapshots | None = None,
     ) -> None:
         super().__init__(
             module,
@@ -71,8 +75,10 @@ class FineTuningNet(NeuralNetClassifier):
             verbose=verbose,
         )
         self.recipe = recipe
+        self.precision = recipe.precision  # of the step that is being made
         self.rng = rng
         self.measure = measure
+        self.snapshots = snapshots or NoSnapshots()
         self.stop_training = False
         self.temperature_ = 1.0
 
@@ -81,30 +87,22 @@ class FineTuningNet(NeuralNetClassifier):
 
     def initialize_optimizer(self, triggered_directly: Any = None) -> "FineTuningNet":
         recipe = self.recipe
-        groups = parameter_groups(
-            self.module_,
-            recipe.learning_rate,
-            recipe.head_learning_rate,
-            recipe.layer_decay,
-            recipe.weight_decay,
-        )
-        self.optimizer_ = build_optimizer(
-            recipe.optimizer, recipe.optimizer_params, groups, recipe.learning_rate
-        )
-        self.scaler_ = torch.amp.GradScaler(
-            torch.device(recipe.device).type, enabled=recipe.precision == "float16"
-        )
+        rates = recipe.learning_rate, recipe.head_learning_rate
+        groups = parameter_groups(self.module_, *rates, recipe.layer_decay, recipe.weight_decay)
+        name, params = recipe.optimizer, recipe.optimizer_params
+        self.optimizer_ = build_optimizer(name, params, groups, recipe.learning_rate)
+        kind, enabled = torch.device(recipe.device).type, recipe.precision == "float16"
+        self.scaler_ = torch.amp.GradScaler(kind, enabled=enabled)
         return self
 
     def train(self, train: LabelledTexts, valid: LabelledTexts | None) -> "FineTuningNet":
         """Run all epochs. Unlike skorch's `fit`, lets Ctrl-C through to the caller."""
-        token_ids = np.unique(train.texts.ids)
         with (
             tuned_part(self.module, self.recipe),
             training_form(
                 self.module,
                 self.module.backbone,
-                token_ids,
+                np.unique(train.texts.ids),
                 gradient_checkpointing=self.recipe.gradient_checkpointing,
                 compiled=self.recipe.compile,
             ),
@@ -118,7 +116,7 @@ class FineTuningNet(NeuralNetClassifier):
         # Losses are seen before the step that follows them: look at what the last one left.
         self._set_training(False)
         logits = run(self.module_, train.texts.head(1), self.recipe.padding, self.recipe.device)
-        self._check_finite("sum of the logits", float(logits.sum()))
+        check_finite("sum of the logits", float(logits.sum()), len(self.history), self.recipe)
         return self
 
     def settle(self) -> None:
@@ -134,20 +132,21 @@ class FineTuningNet(NeuralNetClassifier):
 
     def fit_loop(self, X: Any, y: Any = None, epochs: int | None = None, **_: Any) -> Any:
         train, valid = X
-        for _epoch in range(self.max_epochs):
-            if self.stop_training:
-                break
+        self._open_epoch()
+        self.snapshots.resume(self)
+        while len(self.history) < self.max_epochs and not self.stop_training:
             start = time.perf_counter()
             self.notify("on_epoch_begin", dataset_train=train, dataset_valid=valid)
             self._train_epoch(train)
             if valid is not None:
                 self._validate(valid)
-                self.history.record(
-                    "valid_seconds", time.perf_counter() - start - self.train_seconds_
-                )
+                seconds = time.perf_counter() - start - self.train_seconds_
+                self.history.record("valid_seconds", seconds)
             self.history.record("train_seconds", self.train_seconds_)
             self.history.record("seconds", time.perf_counter() - start)
             self.notify("on_epoch_end", dataset_train=train, dataset_valid=valid)
+            self._open_epoch()
+            self.snapshots.save(self)
         return self
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
@@ -161,27 +160,61 @@ class FineTuningNet(NeuralNetClassifier):
                 raise
             self.stop_training = True
 
+    def _open_epoch(self) -> None:
+        """Nothing has been done of the epoch that comes."""
+        self.order_ = self.rng.bit_generator.state  # decides on the steps
+        # Both stay on the device: `.item()` would wait for the GPU every step.
+        self.loss_sum_, self.n_seen_ = torch.zeros((), device=self.device), 0
+        n_steps = self.n_steps_ // self.max_epochs
+        self.lost_ = torch.zeros(n_steps, dtype=torch.bool, device=self.device)
+        self.rates_: list[float] = []  # one for each step that is made
+
     def _train_epoch(self, data: LabelledTexts) -> None:
         start = time.perf_counter()
         self._set_training(True)
         if not any(weight.requires_grad for weight in self.module_.parameters()):
             raise ValueError("callbacks froze every weight: nothing is left to train.")
-        # Summed on the device: `.item()` would wait for the GPU every step.
-        self.loss_sum_, self.n_seen_ = torch.zeros((), device=self.device), 0
-        for step in self._steps(data):
-            self._add_up_gradients(data, step)
-            self._update_weights()
-        loss = float(self.loss_sum_) / len(data)
+        steps = self._steps(data)
+        for number in range(len(self.rates_), len(steps)):
+            self.lost_[number] = self._make_step(data, steps, number)
+            self.rates_.append(self.optimizer_.param_groups[0]["lr"])
+            self.snapshots.step_made(self)
+        loss_sum = float(self.loss_sum_.masked_fill(self.lost_.any(), math.nan))
+        if math.isnan(loss_sum):
+            self._make_up(data, steps)
+            loss_sum = float(self.loss_sum_)
         self.train_seconds_ = seconds = time.perf_counter() - start
-        self._check_finite("training loss", loss)
-        self.record("train_loss", loss)
-        self.history.record("learning_rate", self.optimizer_.param_groups[0]["lr"])
+        self.record("train_loss", loss_sum / len(data))
+        self.history.record("learning_rate", self.rates_[-1])
         self.history.record("examples_per_second", len(data) / seconds)
         self.history.record("tokens_per_second", len(data.texts.ids) / seconds)
 
     def _steps(self, data: LabelledTexts) -> list[np.ndarray]:
         """One epoch: every row once, in optimiser steps."""
         return training_steps(data.texts.lengths, self.recipe.batch_size, self.rng)
+
+    def _make_step(self, data: LabelledTexts, steps: list[np.ndarray], number: int) -> torch.Tensor:
+        """One optimiser step; says whether it is lost, because something in it is not finite."""
+        self.step_ = (len(self.history) - 1) * len(steps) + number
+        before = self.loss_sum_
+        self._add_up_gradients(data, steps[number])
+        norm = self._clip_gradients()
+        lost = ~torch.isfinite(self.loss_sum_ + norm)
+        self.loss_sum_ = torch.where(lost, before, self.loss_sum_)
+        step_unless(lost, self.optimizer_)
+        self.scaler_.update()
+        self.optimizer_.zero_grad(set_to_none=True)
+        return lost
+
+    def _make_up(self, data: LabelledTexts, steps: list[np.ndarray]) -> None:
+        """Make the lost steps once more, in float32, each at its own learning rate."""
+        self.precision = "float32"
+        for number in self.lost_.nonzero().flatten().tolist():
+            self.n_seen_ -= len(steps[number])
+            if self.recipe.precision == "float32" or self._make_step(data, steps, number):
+                where = f"step {number + 1} of {len(steps)} of epoch {len(self.history)}"
+                raise diverged_in_step(where, self.rates_[number], self.recipe)
+        self.precision = self.recipe.precision
 
     def _add_up_gradients(self, data: LabelledTexts, step: np.ndarray) -> None:
         """Gradients of one step, in micro-batches that the memory bears."""
@@ -227,21 +260,19 @@ class FineTuningNet(NeuralNetClassifier):
 
     def train_step_single(self, batch: Batch, **fit_params: Any) -> dict[str, torch.Tensor]:
         inputs, codes = batch
-        with autocast(self.device, self.recipe.precision):
+        with autocast(self.device, self.precision):
             logits = self.infer(inputs)
         loss = self.get_loss(logits, codes, X=inputs)
         self.scaler_.scale(loss).backward()
         return {"loss": loss.detach(), "y_pred": logits.detach()}
 
-    def _update_weights(self) -> None:
+    def _clip_gradients(self) -> torch.Tensor:
+        """Scale gradients down where they are too large; their norm before that."""
         self.scaler_.unscale_(self.optimizer_)
-        named: Iterator[Any] = self.get_all_learnable_params()
-        self.notify("on_grad_computed", named_parameters=list(named), training=True)
-        if self.recipe.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.module_.parameters(), self.recipe.max_grad_norm)
-        self.scaler_.step(self.optimizer_)
-        self.scaler_.update()
-        self.optimizer_.zero_grad(set_to_none=True)
+        named = list(self.get_all_learnable_params())
+        self.notify("on_grad_computed", named_parameters=named, training=True)
+        highest = self.recipe.max_grad_norm or math.inf
+        return nn.utils.clip_grad_norm_(self.module_.parameters(), highest)
 
     def _validate(self, data: LabelledTexts) -> None:
         """Logits of the validation rows, exactly as `predict` has them, and their loss."""
@@ -264,15 +295,6 @@ class FineTuningNet(NeuralNetClassifier):
             observe=observe,
         )
         loss, self.temperature_ = self.measure(self.valid_logits_)
-        self._check_finite("validation loss", loss)
+        check_finite("validation loss", loss, len(self.history), self.recipe)
         self.record("valid_loss", loss)
         self.history.record("temperature", self.temperature_)
-
-    def _check_finite(self, what: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise TrainingDivergedError(
-                f"The {what} is {value} in epoch {len(self.history)} "
-                f"(learning_rate={self.recipe.learning_rate:.3g}, "
-                f"precision={self.recipe.precision!r}). Lower learning_rate, raise warmup, or "
-                "train with precision='float32'."
-            )

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["RATE_BESIDE_ADAMW", "build_optimizer"]
+__all__ = ["RATE_BESIDE_ADAMW", "build_optimizer", "step_unless"]
 
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "adamw": (torch.optim.AdamW, {"fused": True}),
@@ -55,3 +55,18 @@ def build_optimizer(
             f"optimizer={optimizer!r} made {made!r}, which is no torch.optim.Optimizer."
         )
     return made
+
+
+def step_unless(lost: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Let the optimiser make its step, unless `lost` (a bool on the device) is true.
+
+    Adam's fused kernels look for themselves, on the device. For others the host has to wait: also
+    for fused SGD, which leaves the momentum undefined where it skips the first step.
+    """
+    is_adam = isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW)
+    if is_adam and getattr(optimizer, "_step_supports_amp_scaling", False):
+        fused: Any = optimizer
+        fused.found_inf, fused.grad_scale = lost.float(), None
+        fused.step()
+    elif not lost:
+        optimizer.step()

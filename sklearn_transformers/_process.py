@@ -6,11 +6,9 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from types import FrameType
-from typing import Any
 
 import torch
 from huggingface_hub.utils.tqdm import (
@@ -23,7 +21,16 @@ from transformers.utils import logging as hf_logging
 
 from sklearn_transformers._fork import in_every_fork
 
-__all__ = ["is_one_of_many", "is_worker", "quiet", "refuse_fork", "seeded", "worker_number"]
+__all__ = [
+    "is_one_of_many",
+    "is_worker",
+    "quiet",
+    "random_states",
+    "refuse_fork",
+    "seeded",
+    "set_random_states",
+    "worker_number",
+]
 
 # Two threads that borrow this state at once would neither get the same random numbers twice nor
 # give back what they found, so they take turns: fits for their whole length, whoever silences
@@ -56,12 +63,7 @@ def seeded(seed: int, device: str) -> Iterator[None]:
     """Run with the CPU's and the device's generator at `seed`; put both back afterwards."""
     kind = torch.device(device).type
     with _GENERATORS:
-        states: list[tuple[Callable[[torch.Tensor], Any], torch.Tensor]]
-        states = [(torch.default_generator.set_state, torch.default_generator.get_state())]
-        if kind == "cuda":
-            states.append((partial(torch.cuda.set_rng_state, device=device), _cuda_state(device)))
-        elif kind == "mps":
-            states.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
+        states = random_states(device)
         try:
             torch.default_generator.manual_seed(seed)
             if kind == "cuda":
@@ -71,8 +73,28 @@ def seeded(seed: int, device: str) -> Iterator[None]:
                 torch.mps.manual_seed(seed)
             yield
         finally:
-            for restore, state in states:
-                restore(state)
+            set_random_states(states, device)
+
+
+def random_states(device: str) -> list[torch.Tensor]:
+    """Of the CPU's generator and, where it has one of its own, of the device's."""
+    states = [torch.default_generator.get_state()]
+    kind = torch.device(device).type
+    if kind == "cuda":
+        states.append(_cuda_state(device))
+    elif kind == "mps":
+        states.append(torch.mps.get_rng_state())
+    return states
+
+
+def set_random_states(states: list[torch.Tensor], device: str) -> None:
+    """Put back what `random_states` gave for this device."""
+    torch.default_generator.set_state(states[0])
+    for state in states[1:]:
+        if torch.device(device).type == "cuda":
+            torch.cuda.set_rng_state(state, device=device)
+        else:
+            torch.mps.set_rng_state(state)
 
 
 def _cuda_state(device: str) -> torch.Tensor:

@@ -204,6 +204,8 @@ def _plain_parameters(estimator: Any) -> tuple[dict[str, Any], list[str]]:
     """The parameters as JSON has them, and those that it cannot hold."""
     parameters, left_out = {}, []
     for name, value in estimator.get_params(deep=False).items():
+        if name == "checkpoint_dir":  # a place on this machine
+            continue
         try:
             parameters[name] = _plain(value)
         except TypeError:

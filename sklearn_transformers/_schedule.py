@@ -38,20 +38,24 @@ class Schedule(Callback):
         self.warmup = warmup
 
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        self.step_, self.n_steps_ = 0, net.n_steps_
-        self.height_ = 1.0
+        self.n_steps_, self.height_ = net.n_steps_, 1.0
         self.peaks_ = [group["lr"] for group in net.optimizer_.param_groups]
 
     def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
-        factor = self.factor(self.step_)
+        factor = self.factor(net.step_)
         for group, peak in zip(net.optimizer_.param_groups, self.peaks_, strict=True):
             group["lr"] = peak * factor
-        self.step_ += 1
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         row = net.history[-1]
         if self.shape == "plateau" and not row.get("valid_score_best", True):
             self.height_ *= ON_PLATEAU
+
+    def state_dict(self) -> dict[str, float]:
+        return {"height": self.height_}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.height_ = state["height"]
 
     def factor(self, step: int) -> float:
         """Share of the peak learning rate at optimiser step `step`, counted from 0."""

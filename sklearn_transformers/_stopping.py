@@ -73,6 +73,19 @@ class KeepBest(Callback):
             for name, weight in _state(net.module_):
                 weight.copy_(self.weights_[name])
 
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "best": (self.best_epoch_, self.best_score_),
+            "logits": torch.from_numpy(self.logits_),
+            "weights": self.weights_,
+            "stalled": (self.reference_, self.n_stalled_),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best_epoch_, self.best_score_ = state["best"]
+        self.logits_, self.weights_ = state["logits"].numpy(), state["weights"]
+        self.reference_, self.n_stalled_ = state["stalled"]
+
     def _keep(self, net: NeuralNet, score: float, logits: np.ndarray) -> None:
         self.best_epoch_, self.best_score_ = len(net.history), score  # 0 before the first epoch
         self.logits_ = logits

@@ -26,7 +26,7 @@ class SavedModelError(OSError):
 
 
 class TrainingDivergedError(ArithmeticError):
-    """A loss or the model's answers became infinite or not a number while training."""
+    """A loss, its gradient or the model's answers became infinite or not a number in training."""
 
 
 class TextDataWarning(UserWarning):
