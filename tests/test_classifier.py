@@ -262,6 +262,7 @@ BAD_PARAMETERS = {
     "precision": ["half", None],
     "predict_precision": ["half", None],
     "store_dtype": ["float64", None],
+    "checkpoint_dir": [3, ["folder"]],
     "callbacks": ["EarlyStopping", 3],
     "warm_start": ["yes", 2],
     "random_state": ["seed", -1.5],
