@@ -1,7 +1,6 @@
 """`OnnxTextClassifier`: answers as the classifier that was exported, without torch."""
 
 import os
-import threading
 import warnings
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,7 +12,6 @@ from sklearn_transformers._batching import Budget, Padding, pad, sorted_batches
 from sklearn_transformers._compat import import_optional
 from sklearn_transformers._encoded import EncodedTexts
 from sklearn_transformers._folder import read_folder
-from sklearn_transformers._fork import in_every_fork
 from sklearn_transformers._onnx_tokens import PROBES, CoreTokenizer, id_lists
 from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers._validation import check_texts
@@ -26,6 +24,8 @@ __all__ = ["OnnxTextClassifier"]
 
 # Texts that are tokenised and sorted by length together: their tokens are small beside a model.
 CHUNK = 2**16
+
+_LEFT_BEHIND: list["InferenceSession"] = []
 
 INPUTS = {"input_ids": "tensor(int64)", "attention_mask": "tensor(int64)"}
 KINDS_OF_LABEL = {"b": bool, "i": int, "u": int, "f": float, "U": str, "T": str, "O": object}
@@ -116,8 +116,6 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         try:
             self._open()
             logits = self._logits(list(PROBES))
-        except SavedModelError:
-            raise
         # Those of onnxruntime and tokenizers have no class in common but this one.
         except Exception as error:
             said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
@@ -191,7 +189,7 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         self._temperature = float(record["temperature"])
         self._padding = Padding(**record["padding"])
         self._tokenizer = CoreTokenizer(files["tokenizer.json"].decode(), **record["tokenizer"])
-        self._session = self._new_session()
+        self._session, self._owner = self._new_session(), os.getpid()
         _check_signature(self._session, len(self.classes_))
         if not (np.isfinite(self._temperature) and self._temperature > 0):
             raise ValueError(f"temperature {self._temperature}")
@@ -209,15 +207,15 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         options.intra_op_num_threads = self.n_threads or 0
         options.log_severity_level = 4  # what goes wrong is raised
         content = self._content[1]["model.onnx"]
-        self._owner = os.getpid()
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def _present_session(self) -> "InferenceSession":
         """The session, or in a forked process a new one: its threads stayed with the parent."""
         if self._owner != os.getpid():
-            with _OPENING:
-                if self._owner != os.getpid():
-                    self._session = self._new_session()
+            # To destroy the parent's would be to wait for its threads.
+            _LEFT_BEHIND.append(self._session)
+            self._session = self._new_session()
+            self._owner = os.getpid()
         return self._session
 
     def _logits(self, texts: list[str]) -> np.ndarray:
@@ -250,25 +248,13 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("classes_", "_temperature", "_padding", "_tokenizer", "_session", "_owner")
-        state = super().__getstate__()
-        return {name: value for name, value in state.items() if name not in made}
+        kept = ("path", "n_threads", "_content", "_sklearn_version")
+        return {name: value for name, value in super().__getstate__().items() if name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "_content" in state:
             self._open()
-
-
-_OPENING = threading.Lock()
-
-
-def _renew_lock() -> None:
-    global _OPENING
-    _OPENING = threading.Lock()
-
-
-in_every_fork(_renew_lock)
 
 
 def _read_labels(record: dict[str, Any]) -> np.ndarray:
