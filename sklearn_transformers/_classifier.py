@@ -849,6 +849,39 @@ class TransformerTextClassifier(
         classifier.__dict__.update(adopt(classifier))
         return classifier
 
+    def export_onnx(self, path: str | os.PathLike[str], int8: bool = False) -> None:
+        """Write a folder for `OnnxTextClassifier`, which answers without torch.
+
+        Needs the extra `onnx`. The folder appears only when all of it is on the disk; one that
+        was exported before is replaced.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The folder.
+        int8 : bool, default=False
+            Store matrices and embeddings in 8 bits instead of 32: about a quarter of the size,
+            and quicker. Probabilities change a little, and now and then a label.
+
+        Raises
+        ------
+        ImportError
+            When a package of the extra is missing.
+        ValueError
+            When the model cannot be exported: its tokenizer is in Python, a label is no str, int,
+            float or bool, or the weights take more than 2 GiB.
+        RuntimeError
+            When torch cannot export this kind of model.
+        FileExistsError
+            When `path` holds something else.
+        """
+        check_is_fitted(self)
+        from sklearn_transformers._folder import write_folder
+        from sklearn_transformers._onnx_export import export
+
+        record, files = export(self, int8)
+        write_folder(path, "onnx", record, files)
+
     def _logits(self, X: Any) -> np.ndarray:
         """Logits of shape (n_samples, n_classes), float32."""
         known_for, known = self.__dict__.get("_known_logits", (None, None))

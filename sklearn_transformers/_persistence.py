@@ -97,8 +97,8 @@ def restore(
     """
     device = present_device(attributes["device_"])
     model, tokenizer = rebuild(files, tensors, form, device)
-    golden = attributes.get("_golden_ids")
-    if golden is not None and golden != golden_ids(tokenizer):
+    golden = attributes.get("_golden_ids", {})
+    if golden != golden_ids(tokenizer, golden):
         warnings.warn(
             "The installed tokenizers or transformers turns texts into other tokens than the "
             "version that this classifier was fitted with: predictions may differ. Install that "

@@ -9,7 +9,6 @@ import copy
 import json
 import os
 import platform
-import re
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -27,6 +26,7 @@ from sklearn_transformers._heads import ACTIVATIONS
 from sklearn_transformers._model import TextClassifier
 from sklearn_transformers._persistence import files_of, finished, form_of, restore, tensors_of
 from sklearn_transformers._published import as_published
+from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers.exceptions import SavedModelError
 
 __all__ = ["load_estimator", "save_estimator", "upload"]
@@ -100,11 +100,10 @@ def save_estimator(estimator: Any, path: str | os.PathLike[str]) -> None:
         OWN: save(own),
         "README.md": model_card(estimator, versions, published=twin is not None).encode(),
     }
-    labels = estimator.classes_
     record = {
         "versions": versions,
         "parameters": parameters,
-        "classes": {"dtype": labels.dtype.str, "labels": labels.tolist()},
+        "classes": ClassCodec(estimator.classes_).record(),
         "fitted": {name: vars(estimator)[name] for name in PLAIN},
         "form": form_of(model),
         "own_files": own_files,
@@ -169,7 +168,7 @@ def _attributes(record: dict[str, Any], files: dict[str, bytes]) -> dict[str, An
     files |= {name: json.dumps(record["own_files"][name]).encode() for name in OWN_FILES}
     fitted = {name: record["fitted"][name] for name in PLAIN}
     _check_fitted(fitted)
-    classes, form = _classes(**record["classes"]), record["form"]
+    classes, form = ClassCodec.from_record(**record["classes"]).classes, record["form"]
     known = form["head"] in HEADS and form["pooling"] in POOLINGS
     if form["n_classes"] != len(classes) or not known:
         raise ValueError(f"there are {len(classes)} labels, and the model's form is {form}")
@@ -234,16 +233,6 @@ def _object(value: Any) -> Any:
     if isinstance(value, dict):
         return {_object(key): _object(item) for key, item in value["pairs"]}
     return [_object(item) for item in value] if isinstance(value, list) else value
-
-
-def _classes(dtype: str, labels: list[Any]) -> np.ndarray:
-    if not re.fullmatch(r"[<>|=]?(U\d+|O|[biuf]\d)", dtype) or len(set(labels)) < len(labels):
-        raise ValueError(f"labels {labels} of dtype {dtype!r}")
-    # The longest label says how long they are; what the file says could ask for any memory.
-    classes = np.array(labels, dtype="U" if "U" in dtype else dtype)
-    if classes.ndim != 1 or len(classes) < 2:
-        raise ValueError(f"{labels} are no labels")
-    return classes
 
 
 def _check_fitted(fitted: Mapping[str, Any]) -> None:

@@ -12,6 +12,17 @@ from sklearn_transformers._validation import is_missing, renamed
 
 __all__ = ["ClassCodec"]
 
+# Kind of dtype -> what JSON has for such labels.
+PLAIN_LABELS: dict[str, Any] = {
+    "b": bool,
+    "i": int,
+    "u": int,
+    "f": float,
+    "U": str,
+    "T": str,
+    "O": str | int | float,
+}
+
 
 class ClassCodec:
     """One label per text, out of a fixed set of classes.
@@ -64,6 +75,42 @@ class ClassCodec:
                 f"the data contains only one class: {classes.tolist()[0]!r}."
             )
         return cls(classes)
+
+    @classmethod
+    def from_record(cls, dtype: str, labels: list[Any]) -> "ClassCodec":
+        """The codec that `record` described, be the record from whom it may.
+
+        Raises
+        ------
+        ValueError
+            When no classifier could have had these labels.
+        """
+        kind = PLAIN_LABELS.get(np.dtype(dtype).kind)
+        if kind is None or not all(isinstance(label, kind) for label in labels):
+            raise ValueError(f"labels {labels} are not of dtype {dtype!r}")
+        # The longest label says how long they are: what the record says could ask for any memory.
+        classes = np.array(labels, "U" if kind is str and dtype != "T" else dtype)
+        if classes.shape != (len(labels),) or len(set(labels)) < max(2, len(labels)):
+            raise ValueError(f"labels {labels} are not two or more different ones")
+        return cls(classes)
+
+    def record(self) -> dict[str, Any]:
+        """The classes as JSON can hold them.
+
+        Raises
+        ------
+        ValueError
+            When it cannot.
+        """
+        labels = self.classes.tolist()
+        for label in labels:
+            if type(label) not in (str, int, float, bool):
+                raise ValueError(
+                    "Labels must be str, int, float or bool to be kept outside a pickle. Got "
+                    f"{label!r} of type {type(label).__name__}."
+                )
+        dtype = self.classes.dtype
+        return {"dtype": "T" if dtype.kind == "T" else dtype.str, "labels": labels}
 
     def extended(self, classes: Any) -> "ClassCodec":
         """The codec of these classes and new ones.

@@ -4,7 +4,7 @@ import hashlib
 import threading
 import warnings
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from sklearn_transformers._cache import TOKENS, fingerprint
 from sklearn_transformers._checkpoint import neutral_id
 from sklearn_transformers._encoded import EncodedTexts
 from sklearn_transformers._fork import in_every_fork
+from sklearn_transformers._probes import PROBES
 
 __all__ = ["encode", "encode_and_count", "golden_ids", "resolve_max_length"]
 
@@ -35,17 +36,6 @@ def _renew_lock() -> None:
 
 
 in_every_fork(_renew_lock)
-
-# What tokenizers differ in: case, accents, contractions, numbers, white space, scripts.
-PROBES = (
-    "The quick brown fox jumps over the lazy dog.",
-    "It's 3.14159, isn't it? E-mail: someone@example.org #1",
-    "Caf\u00e9 na\u00efve STRASSE stra\u00dfe e\u0301",
-    "  two  spaces,\ttab,\nnew line ",
-    "\u6f22\u5b57 \u304b\u306a \ud55c\uae00 "
-    "\u0420\u0443\u0441\u0441\u043a\u0438\u0439 \u0639\u0631\u0628\u064a",
-    "\U0001f600 \u2014 \u201cquoted\u201d \u00bd",
-)
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], max_length: int) -> EncodedTexts:
@@ -109,10 +99,12 @@ def _portions(texts: list[str]) -> Iterator[list[str]]:
     yield texts[start:]
 
 
-def golden_ids(tokenizer: Tokenizer) -> list[list[int]]:
+def golden_ids(tokenizer: Tokenizer, texts: Collection[str] = PROBES) -> dict[str, list[int]]:
     """What becomes of a few fixed texts: by them a tokenizer that changed is found out."""
     with _TOKENIZERS:
-        return [tokenizer(text, truncation=False, verbose=False)["input_ids"] for text in PROBES]
+        return {
+            text: tokenizer(text, truncation=False, verbose=False)["input_ids"] for text in texts
+        }
 
 
 def _tokenise(tokenizer: Tokenizer, texts: list[str], max_length: int) -> list[bytes]:

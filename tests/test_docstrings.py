@@ -61,6 +61,8 @@ IGNORED = {
     [
         "TransformerTextClassifier",
         *(f"TransformerTextClassifier.{name}" for name in PUBLIC_METHODS),
+        "OnnxTextClassifier",
+        *(f"OnnxTextClassifier.{name}" for name in ("load", "fit", "predict", "predict_proba")),
         "InvalidTextError",
         "PretrainedModelError",
         "TextDataWarning",

@@ -184,7 +184,7 @@ def test_pickle__parameter_younger_than_the_file__has_its_default(fitted):
 
 def test_pickle__tokenizer_that_changed__is_warned_of(fitted):
     state = fitted.__getstate__()
-    state["_golden_ids"] = [[0, *ids] for ids in state["_golden_ids"]]
+    state["_golden_ids"] = {text: [0, *ids] for text, ids in state["_golden_ids"].items()}
     with pytest.warns(UserWarning, match=r"other tokens than .* predictions may differ"):
         object.__new__(type(fitted)).__setstate__(state)
 

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -89,3 +91,28 @@ def test_probabilities__extreme_logits__stay_exact():
     np.testing.assert_allclose(
         ClassCodec.log_probabilities(logits), log_softmax(logits.astype(float), axis=1)
     )
+
+
+def through_json(classes):
+    return ClassCodec.from_record(**json.loads(json.dumps(ClassCodec(classes).record()))).classes
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["no", "yes"], [0, 1, 7], [0.5, 1.0], [False, True], ["ä", "日本"]],
+    ids=["str", "int", "float", "bool", "unicode"],
+)
+@pytest.mark.parametrize("dtype", [None, object])
+def test_labels__through_json__keep_type_and_dtype(labels, dtype):
+    classes = np.array(labels, dtype)
+    found = through_json(classes)
+    assert found.dtype == classes.dtype
+    assert found.tolist() == labels
+    assert [type(label) for label in found.tolist()] == [type(label) for label in labels]
+
+
+def test_labels__string_dtype_of_numpy__comes_back():
+    classes = np.array(["no", "yes"], dtype="T")
+    found = through_json(classes)
+    assert found.dtype == classes.dtype
+    assert found.tolist() == ["no", "yes"]

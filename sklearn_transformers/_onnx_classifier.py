@@ -1,0 +1,269 @@
+"""`OnnxTextClassifier`: answers as the classifier that was exported, without torch."""
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_transformers._batching import Budget, Padding, pad, sorted_batches
+from sklearn_transformers._compat import import_optional
+from sklearn_transformers._encoded import EncodedTexts
+from sklearn_transformers._folder import read_folder
+from sklearn_transformers._onnx_tokens import CoreTokenizer, id_lists
+from sklearn_transformers._targets import ClassCodec
+from sklearn_transformers._validation import check_texts
+from sklearn_transformers.exceptions import SavedModelError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+__all__ = ["OnnxTextClassifier"]
+
+# Texts that are tokenised and sorted by length together: their tokens are small beside a model.
+CHUNK = 2**16
+
+_LEFT_BEHIND: list["InferenceSession"] = []
+
+INPUTS = {"input_ids": "tensor(int64)", "attention_mask": "tensor(int64)"}
+
+
+class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
+    """Text classifier for serving: exported from a fitted one, and answering without torch.
+
+    `TransformerTextClassifier.export_onnx` writes the folder that `load` reads. Predictions run
+    on the CPU in onnxruntime; neither torch nor transformers is loaded. The classifier cannot be
+    trained. It may be used by several threads at once, pickled with all that it needs, and used
+    in forked processes.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The folder.
+    n_threads : int, default=None
+        Threads that a prediction uses for the model. None takes one for each physical core.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted; of the types that they had in training.
+
+    See Also
+    --------
+    TransformerTextClassifier : Trains the model.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from sklearn_transformers import OnnxTextClassifier, TransformerTextClassifier
+    >>> texts = ["good", "great", "fine", "bad", "awful", "poor"] * 4
+    >>> labels = ["yes", "yes", "yes", "no", "no", "no"] * 4
+    >>> clf = TransformerTextClassifier(tuning="head", random_state=0).fit(texts, labels)
+    >>> with TemporaryDirectory() as folder:
+    ...     clf.export_onnx(folder)
+    ...     served = OnnxTextClassifier.load(folder)
+    >>> served.predict(["great", "awful"])
+    array(['yes', 'no'], dtype='<U3')
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, n_threads: int | None = None) -> None:
+        self.path = path
+        self.n_threads = n_threads
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], n_threads: int | None = None) -> Self:
+        """Read a folder that `export_onnx` wrote.
+
+        Nothing in the folder is run but the model's own arithmetic, and its files have to be
+        those that were written.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The folder.
+        n_threads : int, default=None
+            Threads that a prediction uses for the model. None takes one for each physical core.
+
+        Returns
+        -------
+        classifier : OnnxTextClassifier
+            Ready to predict; the folder is not needed any longer.
+
+        Raises
+        ------
+        SavedModelError
+            When there is no such folder, or anything is wrong with it.
+        ImportError
+            When onnxruntime or tokenizers is not installed.
+
+        Warns
+        -----
+        UserWarning
+            When the installed version of tokenizers splits texts otherwise than the one with
+            which the model was exported.
+        """
+        if n_threads is not None and (not isinstance(n_threads, int) or n_threads < 1):
+            raise ValueError(
+                f"n_threads must be an int in the range [1, inf) or None. Got {n_threads!r}."
+            )
+        import_optional("onnxruntime", "OnnxTextClassifier", "onnx")
+        import_optional("tokenizers", "OnnxTextClassifier", "onnx")
+        self = cls(path, n_threads=n_threads)
+        self._content = read_folder(path, "onnx")
+        try:
+            self._open()
+            logits = self._logits(list(self._content[0]["golden_ids"]))
+        # Those of onnxruntime and tokenizers have no class in common but this one.
+        except Exception as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise SavedModelError(f"{path} is damaged: {said}") from error
+        if not np.isfinite(logits).all():
+            raise SavedModelError(f"{path} is damaged: its model answers with NaN or infinity.")
+        return self
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Refuse to train: an exported model only answers.
+
+        Parameters
+        ----------
+        X : object
+            Not looked at.
+        y : object, default=None
+            Not looked at.
+
+        Returns
+        -------
+        self : OnnxTextClassifier
+            Never.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        raise NotImplementedError(
+            "An exported model cannot be trained: fit a TransformerTextClassifier and export it "
+            "anew. To let it stand as it is in something that calls fit, wrap it in "
+            "sklearn.frozen.FrozenEstimator."
+        )
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict the label of each text.
+
+        Parameters
+        ----------
+        X : sequence of str, or array-like of shape (n_samples,) or (n_samples, 1)
+            One text per sample.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            The most probable class of each text.
+        """
+        check_is_fitted(self)
+        return np.asarray(self.classes_[self._logits(check_texts(X)).argmax(axis=1)])
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Predict the probability of each class.
+
+        Parameters
+        ----------
+        X : sequence of str, or array-like of shape (n_samples,) or (n_samples, 1)
+            One text per sample.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes), float64
+            Columns in the order of `classes_`; rows sum to 1.
+        """
+        check_is_fitted(self)
+        return ClassCodec.probabilities(self._logits(check_texts(X)), self._temperature)
+
+    def _open(self) -> None:
+        """Make everything that answers from the folder's content."""
+        record, files = self._content
+        self.classes_ = ClassCodec.from_record(**record["classes"]).classes
+        self._temperature = float(record["temperature"])
+        self._padding = Padding(**record["padding"])
+        self._tokenizer = CoreTokenizer(files["tokenizer.json"].decode(), **record["tokenizer"])
+        self._session, self._owner = self._new_session(), os.getpid()
+        _check_signature(self._session, len(self.classes_))
+        if not (np.isfinite(self._temperature) and self._temperature > 0):
+            raise ValueError(f"temperature {self._temperature}")
+        golden = record["golden_ids"]
+        if id_lists(self._tokenizer.encode(list(golden))) != list(golden.values()):
+            warnings.warn(
+                "The installed version of tokenizers splits texts otherwise than "
+                f"{record['versions']['tokenizers']}, with which this model was exported: "
+                "predictions may differ. Install that version, or export the model anew.",
+                stacklevel=3,
+            )
+
+    def _new_session(self) -> "InferenceSession":
+        ort = import_optional("onnxruntime", "OnnxTextClassifier", "onnx")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.n_threads or 0
+        options.log_severity_level = 4  # what goes wrong is raised
+        content = self._content[1]["model.onnx"]
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def _present_session(self) -> "InferenceSession":
+        """The session, or in a forked process a new one: its threads stayed with the parent."""
+        if self._owner != os.getpid():
+            # To destroy the parent's would be to wait for its threads.
+            _LEFT_BEHIND.append(self._session)
+            self._session = self._new_session()
+            self._owner = os.getpid()
+        return self._session
+
+    def _logits(self, texts: list[str]) -> np.ndarray:
+        """Logits of shape (n_texts, n_classes), float32, in the order of `texts`."""
+        chunks = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
+        return np.concatenate([self._read(self._tokenizer.encode(chunk)) for chunk in chunks])
+
+    def _read(self, texts: EncodedTexts) -> np.ndarray:
+        """The logits of some texts; equal ones are computed once."""
+        rows, twins = texts.distinct()
+        session = self._present_session()
+        logits = np.empty((len(texts), len(self.classes_)), np.float32)
+        for batch in sorted_batches(texts.lengths, rows, self._padding, Budget.on("cpu")):
+            inputs = dict(zip(INPUTS, pad(texts, batch, self._padding), strict=True))
+            (logits[batch],) = session.run(None, inputs)
+        return logits[rows[twins]]
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "classes_" in self.__dict__
+
+    def __sklearn_clone__(self) -> Self:
+        """Itself: there is nothing that training could change."""
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("path", "n_threads", "_content", "_sklearn_version")
+        return {name: value for name, value in super().__getstate__().items() if name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_content" in state:
+            self._open()
+
+
+def _check_signature(session: "InferenceSession", n_classes: int) -> None:
+    """Refuse a model whose inputs or outputs are not those of a classifier of texts."""
+    inputs = {node.name: node.type for node in session.get_inputs()}
+    ranks = [len(node.shape) for node in session.get_inputs()]
+    outputs = [(node.type, list(node.shape)[1:]) for node in session.get_outputs()]
+    if inputs != INPUTS or ranks != [2, 2] or outputs != [("tensor(float)", [n_classes])]:
+        raise ValueError(
+            f"the model takes {inputs} and returns {outputs}; {n_classes} classes need "
+            f"{INPUTS} and one output of as many columns"
+        )
