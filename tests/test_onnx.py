@@ -92,6 +92,7 @@ def test_export__each_architecture__answers_and_splits_as_torch(make, tmp_path, 
     assert_answers_alike(clf, tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["deberta-v2", "t5", "fnet", "llama"])
 def test_export__peculiar_family__answers_and_splits_as_torch(make, tmp_path, kind):
     folder = save(tmp_path / "in", kind, lambda **ids: AutoModel.from_config(CONFIGS[kind](**ids)))
@@ -277,6 +278,7 @@ def test_export__more_than_a_file_can_hold__is_refused(fitted, tmp_path, monkeyp
         fitted.export_onnx(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_export__family_that_torch_cannot_export__says_so(make, tmp_path):
     make_config = CONFIGS["xlnet"]
     folder = save(tmp_path / "in", "xlnet", lambda **i: AutoModel.from_config(make_config(**i)))
@@ -412,6 +414,7 @@ def test_load__weights_in_a_file_outside__are_refused(hostile, tmp_path):
 # --- with real weights ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.pretrained
 def test_bundled_encoder__fine_tuned_a_little__keeps_its_labels(tmp_path):
     """Sentences of docstrings, by the package that they are from."""

@@ -46,6 +46,7 @@ def dies_in_a_worker(estimator, X, y):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 def test_search__worker_killed__says_so_and_the_next_search_works(make, binary):
     def search(scoring):
@@ -227,6 +228,7 @@ def test_hub__keeps_silent__the_local_cache_will_do_or_the_time_out_is_explained
     check_told_of_silence(message, port)
 
 
+@pytest.mark.slow
 def test_hub__stalls_in_a_download__the_time_out_is_explained(tmp_path):
     with stalling() as port:
         (message,) = fit_from_hub(port, tmp_path, "nobody/tiny")
