@@ -1,6 +1,8 @@
 """The page that introduces a saved model: what it is, how well it does, how to use it."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 __all__ = ["model_card"]
@@ -42,7 +44,7 @@ def _head(estimator: Any, published: bool) -> str:
         "- sklearn-transformers",
         "- text-classification",
     ]
-    if "/" in str(estimator.model) and str(estimator.model).count("/") == 1:
+    if _is_on_the_hub(estimator.model):
         lines.append(f"base_model: {estimator.model}")
     return "\n".join(["---", *lines, "---"])
 
@@ -52,11 +54,22 @@ def _title(estimator: Any) -> str:
 
 
 def _labels(estimator: Any) -> str:
-    labels = [str(label) for label in estimator.classes_.tolist()]
+    labels = [_in_line(label) for label in estimator.classes_.tolist()]
     named = ", ".join(f"`{label}`" for label in labels[:MOST_NAMED])
     more = len(labels) - MOST_NAMED
     named += f" and {more} more" if more > 0 else ""
-    return f"Labels: {named}.\n\nFine-tuned from `{estimator.model}` with sklearn-transformers."
+    # Where a folder lies on this machine is nobody's business.
+    origin = estimator.model if _is_on_the_hub(estimator.model) else Path(estimator.model).name
+    return f"Labels: {named}.\n\nFine-tuned from `{origin}` with sklearn-transformers."
+
+
+def _is_on_the_hub(model: Any) -> bool:
+    return str(model).count("/") == 1 and not os.path.exists(model)
+
+
+def _in_line(label: Any) -> str:
+    """A label as it cannot break out of a line of code in Markdown."""
+    return " ".join(str(label).replace("`", "'").split())
 
 
 def _use(published: bool) -> str:
@@ -72,7 +85,8 @@ def _use(published: bool) -> str:
         "```python\n"
         "from transformers import pipeline\n\n"
         'pipeline("text-classification", "path/to/this/folder")(["a text"])\n'
-        "```"
+        "```\n\n"
+        "in float32 or bfloat16; float16 has not the range for every such model."
     )
     return own + theirs if published else own
 

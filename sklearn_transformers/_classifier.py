@@ -4,6 +4,7 @@ torch and transformers are imported by the methods that need them, so that impor
 constructing, cloning and printing an estimator stay as light as scikit-learn itself.
 """
 
+import copy
 import os
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -755,7 +756,8 @@ class TransformerTextClassifier(
         """Write the fitted classifier to a folder that holds no code.
 
         Weights as safetensors, everything else as text, with a digest of each file and a model
-        card. The folder appears whole or not at all; one that was saved before is replaced. With
+        card. The folder appears whole or not at all; one that was saved before is replaced, unless
+        it has got other files. With
         a linear head and, for BERT and its kin, any of the poolings "cls" and "mean", it is also
         a checkpoint that ``transformers.AutoModelForSequenceClassification`` and the pipeline
         "text-classification" read, with the same logits (after division by `temperature_`) and
@@ -787,21 +789,25 @@ class TransformerTextClassifier(
             upload(path, push_to_hub)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str], *, device: Any = None) -> Self:
         """Read a classifier from a folder that `save` wrote.
 
         No code in the folder is run, and nothing but the listed files is read: it may come from
         strangers. Digests find damage, not forgery: whoever forges a folder can make it answer
-        what they like, but no more.
+        what they like, and a tokenizer made to do so can use up time and memory.
 
         Parameters
         ----------
         path : str or path-like
 
+        device : str or torch.device, default=None
+            Where to predict. None takes the device that it was fitted on, or the best one that
+            this machine has; "auto" the best one.
+
         Returns
         -------
         classifier : TransformerTextClassifier
-            Fitted, on the device that it was fitted on or the best one that this machine has.
+            Fitted.
 
         Raises
         ------
@@ -811,7 +817,7 @@ class TransformerTextClassifier(
         """
         from sklearn_transformers._saved import load_estimator
 
-        return load_estimator(cls, path)
+        return load_estimator(cls, path, device)
 
     @classmethod
     def from_pretrained(cls, model: str | os.PathLike[str], **parameters: Any) -> Self:
@@ -826,7 +832,8 @@ class TransformerTextClassifier(
             Folder, or name on the Hugging Face Hub, of a checkpoint for
             ``transformers.AutoModelForSequenceClassification``.
         **parameters : dict
-            Further parameters of the constructor.
+            Further parameters of the constructor, but for `pooling` and `head`, which the
+            checkpoint has settled.
 
         Returns
         -------
@@ -839,11 +846,17 @@ class TransformerTextClassifier(
         PretrainedModelError
             When the model cannot be had, classifies no single labels, or has a head that this
             package does not know.
-        InvalidParameterError
-            When a parameter is out of range.
+        ValueError
+            When a parameter is out of range, or settled already.
         """
         from sklearn_transformers._published import adopt
 
+        settled = sorted({"pooling", "head"} & set(parameters))
+        if settled:
+            raise ValueError(
+                f"{', '.join(settled)} cannot be passed to from_pretrained: the checkpoint has "
+                "them already. To fine-tune it in another form, use fit."
+            )
         classifier = cls(model, **parameters)
         classifier._validate_params()
         classifier.__dict__.update(adopt(classifier))
@@ -894,7 +907,8 @@ class TransformerTextClassifier(
         check_is_fitted(self)
         from sklearn_transformers._batching import Padding
         from sklearn_transformers._device import resolve_precision
-        from sklearn_transformers._inference import answer, check_finite
+        from sklearn_transformers._inference import answer
+        from sklearn_transformers._targets import check_finite
         from sklearn_transformers._vectors import reader
 
         name = "predict_precision"  # may have been changed since `fit` looked at it
@@ -931,7 +945,17 @@ class TransformerTextClassifier(
         twin.__dict__.update(self.__dict__)
         return twin
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy in full precision, whatever `store_dtype` says of files."""
+        twin = object.__new__(type(self))
+        twin.__setstate__(copy.deepcopy(self._state("float32"), memo))
+        return twin
+
     def __getstate__(self) -> dict[str, Any]:
+        return self._state(self.store_dtype)
+
+    def _state(self, store_dtype: str) -> dict[str, Any]:
+        """What a pickle holds."""
         state = dict(super().__getstate__())
         # A path of this system could not be read back on another, nor a device by another torch.
         for name in ("model", "checkpoint_dir"):
@@ -942,7 +966,7 @@ class TransformerTextClassifier(
         if self._is_fitted():
             from sklearn_transformers._persistence import pack
 
-            state["model_"] = pack(state["model_"], state.pop("tokenizer_"), self.store_dtype)
+            state["model_"] = pack(state["model_"], state.pop("tokenizer_"), store_dtype)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

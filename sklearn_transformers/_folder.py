@@ -13,7 +13,7 @@ from typing import Any
 
 from sklearn_transformers.exceptions import SavedModelError
 
-__all__ = ["FORMAT", "MANIFEST", "read_folder", "write_folder"]
+__all__ = ["FORMAT", "MANIFEST", "check_name", "read_folder", "write_folder"]
 
 # Raised when a folder or pickle of this version could not be read by the one before.
 FORMAT = 1
@@ -36,7 +36,7 @@ def write_folder(
     Parameters
     ----------
     path : str or path-like
-        A folder of this package that is there already is replaced; anything else is left alone.
+        A folder of that kind is replaced, if it has no other files; anything else is left alone.
     kind : str
         What the folder holds.
     record : dict
@@ -59,12 +59,9 @@ def write_folder(
                 f"A saved model cannot have a file {name!r}, because only files of the kinds "
                 f"{', '.join(sorted(KINDS_OF_FILE))} are read: others could hold code."
             )
-    path = Path(os.path.abspath(os.path.expanduser(path)))
-    if path.exists() and not _is_ours(path):
-        raise FileExistsError(
-            f"{path} exists and holds no saved model: it is not replaced. Remove it, or save to "
-            "another path."
-        )
+    path = Path(os.path.realpath(os.path.expanduser(path)))  # a link stays a link
+    if path.exists():
+        _check_replaceable(path, kind)
     digests = {name: _describe(content) for name, content in sorted(files.items())}
     manifest = {"format": FORMAT, "kind": kind, **record, "files": digests}
     manifest["sha256"] = _digest_of(manifest)
@@ -107,7 +104,13 @@ def read_folder(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any]
     stated = record.pop("files")
     if not isinstance(stated, dict) or len(stated) > MOST_FILES:
         raise SavedModelError(f"{folder / MANIFEST} is damaged: it lists no files, or too many.")
-    return record, {name: _read(folder, name, about) for name, about in stated.items()}
+    files: dict[str, bytes] = {}
+    for name, about in stated.items():
+        files[name] = _read(folder, name, about)
+        texts = (content for name, content in files.items() if Path(name).suffix not in LARGE)
+        if sum(map(len, texts)) > MOST_BYTES_OF_TEXT:
+            raise SavedModelError(f"{folder} has more text than any model needs: it is refused.")
+    return record, files
 
 
 def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
@@ -136,16 +139,26 @@ def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     return manifest
 
 
-def _read(folder: Path, name: str, stated: Any) -> bytes:
+def check_name(name: str) -> None:
+    """Refuse names that lead out of a folder, and kinds of files that could hold code.
+
+    Raises
+    ------
+    SavedModelError
+    """
     parts = PurePosixPath(name).parts
     harmless = name and "\\" not in name and ":" not in name and "\0" not in name
     if not harmless or name.startswith("/") or ".." in parts or name != "/".join(parts):
-        raise SavedModelError(f"{folder} lists a file of the name {name!r}, which is refused.")
+        raise SavedModelError(f"There is a file of the name {name!r}, which is refused.")
     if PurePosixPath(name).suffix not in KINDS_OF_FILE:
         raise SavedModelError(
-            f"{folder} lists {name}, which is none of {', '.join(sorted(KINDS_OF_FILE))}: "
+            f"There is a file {name}, which is none of {', '.join(sorted(KINDS_OF_FILE))}: "
             "files of other kinds could hold code and are refused."
         )
+
+
+def _read(folder: Path, name: str, stated: Any) -> bytes:
+    check_name(name)
     size = stated.get("bytes") if isinstance(stated, dict) else None
     if _size(folder, name) != size or _describe(content := _content(folder, name)) != stated:
         raise SavedModelError(
@@ -220,8 +233,26 @@ def _flush(folder: Path) -> None:
             os.close(handle)
 
 
-def _is_ours(path: Path) -> bool:
-    return path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))
+def _check_replaceable(path: Path, kind: str) -> None:
+    """Refuse to replace what is no folder of this kind, or has files of somebody else in it."""
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    try:
+        listed = json.loads(_content(path, MANIFEST))
+        held, names = listed["kind"], {MANIFEST, *listed["files"]}
+    except (SavedModelError, ValueError, KeyError, TypeError):
+        raise FileExistsError(
+            f"{path} exists and holds no saved model: it is not replaced. Remove it, or save to "
+            "another path."
+        ) from None
+    others = (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
+    foreign = sorted(set(others) - names)
+    if held != kind or foreign:
+        what = f"a model of kind {held!r}, not {kind!r}" if held != kind else f"also {foreign[0]}"
+        raise FileExistsError(
+            f"{path} holds {what}: it is not replaced. Remove what is there, or save to another "
+            "path."
+        )
 
 
 def _describe(content: bytes) -> dict[str, Any]:

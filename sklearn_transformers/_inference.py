@@ -12,7 +12,7 @@ from sklearn_transformers._encoded import EncodedTexts
 from sklearn_transformers._process import refuse_fork
 from sklearn_transformers._tokenization import encode
 
-__all__ = ["answer", "check_finite", "run"]
+__all__ = ["answer", "run"]
 
 # Texts that are tokenised and sorted by length together: their tokens are small beside a model.
 CHUNK = 2**16
@@ -44,24 +44,6 @@ def answer(
     """
     chunks = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
     return np.concatenate([read(encode(tokenizer, chunk, max_length)) for chunk in chunks])
-
-
-def check_finite(outputs: np.ndarray, precision: str) -> None:
-    """Refuse answers that are infinite or not a number: no label or probability follows from them.
-
-    Raises
-    ------
-    FloatingPointError
-        With the first row and the way out.
-    """
-    finite = np.isfinite(outputs).all(axis=1)
-    if not finite.all():
-        remedy = "Its weights are damaged or too large: fit it again, with a lower learning_rate."
-        if precision != "float32":
-            remedy = f"{precision} may be too coarse for it: set predict_precision='float32'."
-        raise FloatingPointError(
-            f"The model's answer to X[{finite.argmin()}] is infinite or not a number. {remedy}"
-        )
 
 
 def run(

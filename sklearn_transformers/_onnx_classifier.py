@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -13,7 +14,8 @@ from sklearn_transformers._compat import import_optional
 from sklearn_transformers._encoded import EncodedTexts
 from sklearn_transformers._folder import read_folder
 from sklearn_transformers._onnx_tokens import CoreTokenizer, id_lists
-from sklearn_transformers._targets import ClassCodec
+from sklearn_transformers._probes import check_probes
+from sklearn_transformers._targets import ClassCodec, check_finite
 from sklearn_transformers._validation import check_texts
 from sklearn_transformers.exceptions import SavedModelError
 
@@ -115,8 +117,10 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         try:
             self._open()
             logits = self._logits(list(self._content[0]["golden_ids"]))
-        # Those of onnxruntime and tokenizers have no class in common but this one.
-        except Exception as error:
+        except (MemoryError, KeyboardInterrupt, SystemExit):
+            raise
+        # Errors of onnxruntime and tokenizers, which panic, have no class in common but this one.
+        except BaseException as error:
             said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise SavedModelError(f"{path} is damaged: {said}") from error
         if not np.isfinite(logits).all():
@@ -162,8 +166,7 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         labels : ndarray of shape (n_samples,)
             The most probable class of each text.
         """
-        check_is_fitted(self)
-        return np.asarray(self.classes_[self._logits(check_texts(X)).argmax(axis=1)])
+        return np.asarray(self.classes_[self._answers(X).argmax(axis=1)])
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Predict the probability of each class.
@@ -178,8 +181,29 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         probabilities : ndarray of shape (n_samples, n_classes), float64
             Columns in the order of `classes_`; rows sum to 1.
         """
-        check_is_fitted(self)
-        return ClassCodec.probabilities(self._logits(check_texts(X)), self._temperature)
+        return ClassCodec.probabilities(self._answers(X), self._temperature)
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Predict the logarithm of the probability of each class.
+
+        Parameters
+        ----------
+        X : sequence of str, or array-like of shape (n_samples,) or (n_samples, 1)
+            One text per sample.
+
+        Returns
+        -------
+        log_probabilities : ndarray of shape (n_samples, n_classes), float64
+            Columns in the order of `classes_`; finite even where the probability is 0.
+        """
+        return ClassCodec.log_probabilities(self._answers(X), self._temperature)
+
+    def _answers(self, X: Any) -> np.ndarray:
+        """Logits of shape (n_samples, n_classes), float32."""
+        check_is_fitted(self, msg="Get one that is ready from %(name)s.load(path).")
+        logits = self._logits(check_texts(X))
+        check_finite(logits, "float32")
+        return logits
 
     def _open(self) -> None:
         """Make everything that answers from the folder's content."""
@@ -193,6 +217,7 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         if not (np.isfinite(self._temperature) and self._temperature > 0):
             raise ValueError(f"temperature {self._temperature}")
         golden = record["golden_ids"]
+        check_probes(golden)
         if id_lists(self._tokenizer.encode(list(golden))) != list(golden.values()):
             warnings.warn(
                 "The installed version of tokenizers splits texts otherwise than "
@@ -207,7 +232,11 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         options.intra_op_num_threads = self.n_threads or 0
         options.log_severity_level = 4  # what goes wrong is raised
         content = self._content[1]["model.onnx"]
-        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        with TemporaryDirectory() as nothing:  # a graph may name files to read weights from
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", nothing
+            )
+            return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def _present_session(self) -> "InferenceSession":
         """The session, or in a forked process a new one: its threads stayed with the parent."""

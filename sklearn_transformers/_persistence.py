@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._architecture import architecture_of
 from sklearn_transformers._device import present_device
-from sklearn_transformers._folder import FORMAT
+from sklearn_transformers._folder import FORMAT, check_name
 from sklearn_transformers._model import TextClassifier
 from sklearn_transformers._pretrained import build_backbone, empty_backbone
 from sklearn_transformers._process import quiet
@@ -39,11 +39,19 @@ DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
     "BOOL": torch.bool,
 }
 
 # Entries of a configuration that make transformers fetch or run what is no part of the model.
-NOT_READ = re.compile(r"auto_map|.*attn_implementation.*|.*experts_implementation.*|quantization.*")
+# Files of a tokenizer go by fixed names, and labels are ours to keep.
+NOT_READ = re.compile(
+    r"auto_map|.*_file|num_labels|id2label|label2id"
+    r"|.*attn_implementation.*|.*experts_implementation.*|quantization.*"
+)
 # No configuration needs a larger one.
 LARGEST_NUMBER = 2**31
 
@@ -185,6 +193,7 @@ def rebuild(
     try:
         with tempfile.TemporaryDirectory() as folder, quiet():
             for name, content in _harmless(files, body).items():
+                check_name(name)  # skops and joblib may have read them from anywhere
                 Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
                 Path(folder, name).write_bytes(content)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -201,10 +210,11 @@ def rebuild(
         missing = [name for name in missing if not _is_body(name)]
         if missing or unexpected:
             raise ValueError(f"missing: {missing}, unexpected: {unexpected}")
-    except MemoryError:
+    except (MemoryError, KeyboardInterrupt, SystemExit):
         raise
-    # What is damaged, or made to do harm, fails in as many ways as there are formats inside.
-    except Exception as error:
+    # What is damaged, or made to do harm, fails in as many ways as there are formats inside, and
+    # a tokenizer that panics raises what is no Exception.
+    except BaseException as error:
         raise SavedModelError(
             "The stored weights, configuration and tokenizer do not fit each other: the file is "
             f"damaged. {type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -234,21 +244,24 @@ def _view(content: np.ndarray, about: dict[str, Any]) -> torch.Tensor:
 
 
 def _harmless(files: Mapping[str, bytes], body: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
-    """The files, without the entries of a configuration that nobody should follow.
+    """The files, without the entries of their configurations that nobody should follow.
 
     Raises
     ------
     ValueError
         When the configuration speaks of a model that the weights cannot be of.
     """
-    config = json.loads(files["config.json"])
-    kept = {name: value for name, value in config.items() if not NOT_READ.fullmatch(name)}
-    for name, number in _numbers(kept):
+    kept = {
+        file: {n: v for n, v in json.loads(files[file]).items() if not NOT_READ.fullmatch(n)}
+        for file in ("config.json", "tokenizer_config.json")
+        if file in files
+    }
+    for name, number in _numbers(kept["config.json"]):
         # Layers of one kind may be one layer that is repeated, as in ALBERT.
         limit = 64 + len(body) if "layer" in name or "group" in name else LARGEST_NUMBER
         if abs(number) > limit:
             raise ValueError(f"config.json has {name}={number}, but the weights are not as many")
-    return {**files, "config.json": json.dumps(kept).encode()}
+    return {**files, **{name: json.dumps(content).encode() for name, content in kept.items()}}
 
 
 def _numbers(config: Any, name: str = "") -> Iterator[tuple[str, int]]:

@@ -1,6 +1,9 @@
 """Fixed texts by which a tokenizer that has changed is found out."""
 
-__all__ = ["PROBES"]
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["PROBES", "check_probes"]
 
 # What tokenizers differ in: case, accents, spaces, numbers, scripts, special tokens.
 PROBES = (
@@ -21,3 +24,14 @@ PROBES = (
     "[MASK] <s> </s> [SEP] <|endoftext|>",
     "",
 )
+
+
+def check_probes(golden: Mapping[str, Any]) -> None:
+    """Refuse more or longer texts than any version asks: a file from a stranger could keep us busy.
+
+    Raises
+    ------
+    ValueError
+    """
+    if len(golden) > 100 or any(len(text) > 1000 for text in golden):
+        raise ValueError(f"{len(golden)} probes, or too long ones")

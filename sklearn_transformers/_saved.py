@@ -21,10 +21,12 @@ from huggingface_hub import HfApi
 from safetensors.torch import load, save
 
 from sklearn_transformers._card import model_card
+from sklearn_transformers._device import resolve_device
 from sklearn_transformers._folder import read_folder, write_folder
 from sklearn_transformers._heads import ACTIVATIONS
 from sklearn_transformers._model import TextClassifier
 from sklearn_transformers._persistence import files_of, finished, form_of, restore, tensors_of
+from sklearn_transformers._probes import check_probes
 from sklearn_transformers._published import as_published
 from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers.exceptions import SavedModelError
@@ -98,7 +100,9 @@ def save_estimator(estimator: Any, path: str | os.PathLike[str]) -> None:
     files |= {
         WEIGHTS: save(shown, {"format": "pt"}),
         OWN: save(own),
-        "README.md": model_card(estimator, versions, published=twin is not None).encode(),
+        "README.md": model_card(estimator, versions, published=twin is not None).encode(
+            errors="replace"
+        ),
     }
     record = {
         "versions": versions,
@@ -112,13 +116,13 @@ def save_estimator(estimator: Any, path: str | os.PathLike[str]) -> None:
     write_folder(path, KIND, record, files)
     if left_out:
         warnings.warn(
-            f"A folder without code cannot hold {', '.join(left_out)}, which are objects of your "
-            "own. What is loaded has the defaults there: set them before training goes on.",
+            f"A folder without code cannot hold {', '.join(left_out)}. What is loaded has the "
+            "defaults there: set them before training goes on.",
             stacklevel=3,
         )
 
 
-def load_estimator(cls: Any, path: str | os.PathLike[str]) -> Any:
+def load_estimator(cls: Any, path: str | os.PathLike[str], device: Any) -> Any:
     """Read a folder that `save_estimator` wrote, whoever it may be from.
 
     Raises
@@ -126,20 +130,23 @@ def load_estimator(cls: Any, path: str | os.PathLike[str]) -> Any:
     SavedModelError
         When anything in it is not as `save_estimator` would have written it.
     """
+    device = None if device is None else resolve_device(device)
     record, files = read_folder(path, KIND)
     try:
         parameters = {name: _object(value) for name, value in record["parameters"].items()}
+        parameters.pop("checkpoint_dir", None)  # nobody else says where this machine writes
         estimator = cls(**parameters)
         estimator._validate_params()
-        estimator.__dict__.update(_attributes(record, files))
+        estimator.__dict__.update(_attributes(record, files, device))
         # Asked once, so that what does not belong together is found out here.
         answer = estimator.predict_proba(["A few words.", "Why?"])
         if not np.isfinite(answer).all():
             raise ValueError("the model gives answers that are not finite")
-    except (MemoryError, SavedModelError):
+    except (MemoryError, KeyboardInterrupt, SystemExit, SavedModelError):
         raise
-    # Safetensors and JSON that were made to do harm fail in as many ways as they can be read.
-    except Exception as error:
+    # What was made to do harm fails in as many ways as it can be read, and a tokenizer that panics
+    # raises what is no Exception.
+    except BaseException as error:
         reason = " ".join(str(error).split())[:300]
         raise SavedModelError(
             f"{path} is damaged, or of a newer version: {type(error).__name__}: {reason}."
@@ -152,14 +159,13 @@ def upload(path: str | os.PathLike[str], name: str) -> None:
     api = HfApi()
     api.create_repo(name, private=True, exist_ok=True)
     api.upload_folder(
-        repo_id=name,
-        folder_path=Path(path),
-        commit_message="Upload a text classifier",
-        delete_patterns="*",
+        repo_id=name, folder_path=Path(path), commit_message="Upload a text classifier"
     )
 
 
-def _attributes(record: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
+def _attributes(
+    record: dict[str, Any], files: dict[str, bytes], device: str | None
+) -> dict[str, Any]:
     shown, own = load(files.pop(WEIGHTS)), load(files.pop(OWN))
     tensors = {
         name: own[name] if place == OWN else shown[place]
@@ -168,6 +174,7 @@ def _attributes(record: dict[str, Any], files: dict[str, bytes]) -> dict[str, An
     files |= {name: json.dumps(record["own_files"][name]).encode() for name in OWN_FILES}
     fitted = {name: record["fitted"][name] for name in PLAIN}
     _check_fitted(fitted)
+    fitted["device_"] = device or fitted["device_"]
     classes, form = ClassCodec.from_record(**record["classes"]).classes, record["form"]
     known = form["head"] in HEADS and form["pooling"] in POOLINGS
     if form["n_classes"] != len(classes) or not known:
@@ -209,6 +216,8 @@ def _plain_parameters(estimator: Any) -> tuple[dict[str, Any], list[str]]:
             parameters[name] = _plain(value)
         except TypeError:
             left_out.append(f"{name}={value!r}")
+    chosen = {"_sklearn_output_config": "set_output", "_metadata_request": "set_fit_request"}
+    left_out += [f"what {name} chose" for key, name in chosen.items() if key in vars(estimator)]
     return parameters, left_out
 
 
@@ -240,6 +249,7 @@ def _check_fitted(fitted: Mapping[str, Any]) -> None:
     temperature, padding = fitted["temperature_"], fitted["_padding"]
     if not (isinstance(temperature, float) and 0 < temperature < float("inf")):
         raise ValueError(f"temperature_={temperature!r}")
+    check_probes(fitted["_golden_ids"])
     kinds = {name: type(value) for name, value in padding.items()}
     if kinds != {"pad_id": int, "longest": int, "masked": bool} or padding["pad_id"] < 0:
         raise ValueError(f"_padding={padding}")

@@ -129,9 +129,9 @@ class Snapshots:
             return
         try:
             state = torch.load(self._snapshot, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            restore_training(net, state)
+        except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise self._unreadable(SNAPSHOT) from error
-        restore_training(net, state)
 
     def step_made(self, net: Any) -> None:
         """Take a snapshot within an epoch, if it is time."""
@@ -157,7 +157,9 @@ class Snapshots:
 
     def _compare(self, part: str, now: Fingerprint) -> None:
         """Refuse to go on with another fit than the one that began here."""
-        before: Fingerprint = self._record[part]
+        before = self._record.get(part)
+        if not isinstance(before, dict):
+            raise self._unreadable(RECORD)
         differences = [
             f"{name} was {before.get(name)} and is now {value}"
             for name, value in now.items()
@@ -177,6 +179,8 @@ class Snapshots:
             return None
         except ValueError as error:
             raise self._unreadable(RECORD) from error
+        if not isinstance(record, dict):
+            raise self._unreadable(RECORD)
         return record
 
     def _write_record(self) -> None:

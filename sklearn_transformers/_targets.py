@@ -10,7 +10,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn_transformers._compat import check_y
 from sklearn_transformers._validation import is_missing, renamed
 
-__all__ = ["ClassCodec"]
+__all__ = ["ClassCodec", "check_finite"]
 
 # Kind of dtype -> what JSON has for such labels.
 PLAIN_LABELS: dict[str, Any] = {
@@ -194,6 +194,24 @@ class ClassCodec:
         """Logits -> probabilities of shape (n_samples, n_classes), float64, rows sum to 1."""
         unnormalised = np.exp(cls.log_probabilities(logits, temperature))
         return np.asarray(unnormalised / unnormalised.sum(axis=1, keepdims=True))
+
+
+def check_finite(outputs: np.ndarray, precision: str) -> None:
+    """Refuse answers that are infinite or not a number: no label or probability follows from them.
+
+    Raises
+    ------
+    FloatingPointError
+        With the first row and the way out.
+    """
+    finite = np.isfinite(outputs).all(axis=1)
+    if not finite.all():
+        remedy = "Its weights are damaged or too large: fit it again, with a lower learning_rate."
+        if precision != "float32":
+            remedy = f"{precision} may be too coarse for it: set predict_precision='float32'."
+        raise FloatingPointError(
+            f"The model's answer to X[{finite.argmin()}] is infinite or not a number. {remedy}"
+        )
 
 
 def _check_each(labels: list[Any], name: str) -> None:

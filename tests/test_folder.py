@@ -68,6 +68,28 @@ def test_write__something_else_there__is_left_alone(tmp_path):
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("name", ["notes.md", ".git/HEAD", "sub/model.onnx"])
+def test_write__saved_folder_with_files_of_others__is_left_alone(saved, name):
+    (saved / name).parent.mkdir(exist_ok=True)
+    (saved / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"holds also {name}: it is not replaced"):
+        write_folder(saved, "toy", RECORD, FILES)
+    assert (saved / name).read_text() == "mine"
+
+
+def test_write__saved_folder_of_another_kind__is_left_alone(saved):
+    with pytest.raises(FileExistsError, match="holds a model of kind 'toy', not 'onnx'"):
+        write_folder(saved, "onnx", RECORD, FILES)
+    assert read_folder(saved, "toy") == (RECORD, FILES)
+
+
+def test_write__link_to_a_saved_folder__stays_a_link(saved, tmp_path):
+    (tmp_path / "latest").symlink_to(saved)
+    write_folder(tmp_path / "latest", "toy", {"new": True}, FILES)
+    assert (tmp_path / "latest").is_symlink()
+    assert read_folder(saved, "toy") == ({"new": True}, FILES)
+
+
 def test_write__permissions__are_those_of_any_new_folder(saved, tmp_path):
     (tmp_path / "plain").mkdir()
     assert saved.stat().st_mode == (tmp_path / "plain").stat().st_mode
@@ -265,6 +287,14 @@ def test_read__absurd_size__is_refused_before_reading(saved, name):
     with (saved / name).open("r+b") as file:
         file.truncate(2**40)  # takes no room on the disk
     with pytest.raises(SavedModelError, match=r"1,099,511,627,776 bytes, more than any such file"):
+        read_folder(saved, "toy")
+
+
+def test_read__much_text_in_many_files__is_refused(saved, monkeypatch):
+    monkeypatch.setattr("sklearn_transformers._folder.MOST_BYTES_OF_TEXT", 2000)
+    for name in ("a.txt", "b.txt", "c.txt"):
+        forge_file(saved, name, b"x" * 900)
+    with pytest.raises(SavedModelError, match="has more text than any model needs"):
         read_folder(saved, "toy")
 
 

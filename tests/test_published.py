@@ -189,8 +189,8 @@ def test_from_pretrained__going_on__keeps_the_head_that_it_has(publish, three_cl
 
 def test_from_pretrained__fit__starts_anew_from_the_backbone(publish, three_classes, make):
     folder = publish("bert")
-    parameters = make(max_epochs=1).get_params() | {"model": folder}
-    parameters.pop("model")
+    settled = ("model", "pooling", "head")
+    parameters = {n: v for n, v in make(max_epochs=1).get_params().items() if n not in settled}
     clf = TransformerTextClassifier.from_pretrained(folder, **parameters)
     plain = TransformerTextClassifier(folder, **parameters)
     np.testing.assert_array_equal(
@@ -227,6 +227,12 @@ def test_from_pretrained__labels_that_are_not_distinct__are_refused(publish):
 def test_from_pretrained__head_of_another_kind__is_refused(publish):
     with pytest.raises(PretrainedModelError, match="heads of this kind are not known"):
         TransformerTextClassifier.from_pretrained(publish("modernbert"))
+
+
+@pytest.mark.parametrize("settled", ["pooling", "head"])
+def test_from_pretrained__what_the_checkpoint_settles__is_refused(settled):
+    with pytest.raises(ValueError, match=f"{settled} cannot be passed to from_pretrained"):
+        TransformerTextClassifier.from_pretrained("no/such-model", **{settled: "mean"})
 
 
 def test_from_pretrained__bad_parameter__is_refused_before_loading():

@@ -1,5 +1,6 @@
 """Folders: everything comes back, nothing is trusted, and nothing of it is code."""
 
+import copy
 import json
 import pickle
 import re
@@ -9,6 +10,7 @@ import sys
 import huggingface_hub
 import numpy as np
 import pytest
+import skops.io
 import torch
 from conftest import toy_texts
 from safetensors.torch import load, save
@@ -17,6 +19,7 @@ from torch import nn
 
 from sklearn_transformers import SavedModelError, TransformerTextClassifier
 from sklearn_transformers._folder import MANIFEST
+from sklearn_transformers._persistence import files_of
 from sklearn_transformers._saved import PLAIN
 
 TEXTS = ["the film was great", "bad " * 30, "", "quite 漢字"]
@@ -346,6 +349,68 @@ def test_load__record_without_a_part__is_refused(saved, part, content):
     forge(saved, **{part: content})
     with pytest.raises(SavedModelError, match="is damaged"):
         TransformerTextClassifier.load(saved)
+
+
+def test_load__device__is_where_it_answers(saved):
+    forge(saved, fitted=record_of(saved)["fitted"] | {"device_": "cuda:99"})
+    assert TransformerTextClassifier.load(saved, device="cpu").device_ == "cpu"
+    with pytest.raises(ValueError, match="'device' parameter"):
+        TransformerTextClassifier.load(saved, device="nowhere")
+
+
+def test_load__checkpoint_dir_of_a_stranger__is_not_taken_over(saved, tmp_path):
+    forge(saved, parameters=record_of(saved)["parameters"] | {"checkpoint_dir": str(tmp_path)})
+    assert TransformerTextClassifier.load(saved).checkpoint_dir is None
+
+
+@pytest.mark.parametrize(
+    "golden", [{str(number): [] for number in range(200)}, {"x" * 2000: [1]}], ids=len
+)
+def test_load__probes_that_would_keep_it_busy__are_refused(saved, golden):
+    forge(saved, fitted=record_of(saved)["fitted"] | {"_golden_ids": golden})
+    with pytest.raises(SavedModelError, match="probes, or too long ones"):
+        TransformerTextClassifier.load(saved)
+
+
+def test_load__labels_without_end_in_the_configuration__are_not_read(saved):
+    own = record_of(saved)["own_files"]
+    own["config.json"]["num_labels"] = 2**31 - 1
+    own["tokenizer_config.json"]["vocab_file"] = "/etc/passwd"
+    forge(saved, own_files=own)
+    assert len(TransformerTextClassifier.load(saved).model_.backbone.config.id2label) == 2
+
+
+def test_load__tokenizer_that_panics__is_refused(saved):
+    core = json.loads((saved / "tokenizer.json").read_text())
+    core["post_processor"]["special_tokens"] = {}
+    forge_file(saved, "tokenizer.json", json.dumps(core).encode())
+    with pytest.raises(SavedModelError, match="is damaged"):
+        TransformerTextClassifier.load(saved)
+
+
+def test_save__set_output__is_said_to_be_left_out(fitted, tmp_path):
+    clf = copy.copy(fitted).set_output(transform="pandas")
+    with pytest.warns(UserWarning, match="cannot hold what set_output chose"):
+        clf.save(tmp_path / "saved")
+
+
+def test_deepcopy__store_dtype__makes_no_difference(fitted):
+    clf = copy.copy(fitted)
+    clf.store_dtype = "float16"
+    np.testing.assert_array_equal(
+        copy.deepcopy(clf).predict_proba(TEXTS), fitted.predict_proba(TEXTS)
+    )
+
+
+def test_skops__file_that_leads_elsewhere__is_refused(fitted, tmp_path, monkeypatch):
+    def with_another(config, tokenizer):
+        return files_of(config, tokenizer) | {str(tmp_path / "evil.sh"): b"rm -rf /"}
+
+    monkeypatch.setattr("sklearn_transformers._persistence.files_of", with_another)
+    content = skops.io.dumps(fitted)
+    with pytest.raises(SavedModelError, match="which is refused"):
+        skops.io.loads(content, trusted=skops.io.get_untrusted_types(data=content))
+    assert not (tmp_path / "evil.sh").exists()
 
 
 def test_load__device_that_is_not_here__another_is_taken(saved):
