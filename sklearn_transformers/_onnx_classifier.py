@@ -166,7 +166,8 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         labels : ndarray of shape (n_samples,)
             The most probable class of each text.
         """
-        return np.asarray(self.classes_[self._answers(X).argmax(axis=1)])
+        logits = self._answers(X)
+        return np.asarray(self.classes_[logits.argmax(axis=1)])
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Predict the probability of each class.

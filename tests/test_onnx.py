@@ -387,6 +387,25 @@ def test_load__record_that_does_not_fit__is_refused(hostile, changes):
         OnnxTextClassifier.load(hostile)
 
 
+def test_predict__answer_that_is_no_number__raises_as_torch_does(served):
+    broken = copy.copy(served)
+    broken._logits = lambda texts: np.full((len(texts), 3), np.nan, np.float32)
+    for method in (broken.predict, broken.predict_proba, broken.predict_log_proba):
+        with pytest.raises(FloatingPointError, match=r"X\[0\] is infinite or not a number"):
+            method(["good"])
+
+
+def test_predict_log_proba__finite_logarithms__of_the_probabilities(served):
+    np.testing.assert_allclose(
+        np.exp(served.predict_log_proba(TEXTS)), served.predict_proba(TEXTS), atol=1e-12
+    )
+
+
+def test_predict__constructed_by_hand__says_how_to_load(exported):
+    with pytest.raises(NotFittedError, match=r"OnnxTextClassifier\.load\(path\)"):
+        OnnxTextClassifier(exported).predict(["good"])
+
+
 def test_load__graph_of_another_kind__is_refused(hostile):
     import onnx
 
@@ -397,13 +416,16 @@ def test_load__graph_of_another_kind__is_refused(hostile):
         OnnxTextClassifier.load(hostile)
 
 
-def test_load__weights_in_a_file_outside__are_refused(hostile, tmp_path):
+@pytest.mark.parametrize("place", ["elsewhere", "where the process runs"])
+def test_load__weights_in_a_file_outside__are_refused(hostile, tmp_path, monkeypatch, place):
     import onnx
     from onnx.external_data_helper import set_external_data
 
     graph = onnx.load(hostile / "model.onnx")
     weight = max(graph.graph.initializer, key=lambda tensor: len(tensor.raw_data))
     (tmp_path / "secret").write_bytes(weight.raw_data)
+    if place == "where the process runs":
+        monkeypatch.chdir(tmp_path)
     set_external_data(weight, location=os.path.relpath(tmp_path / "secret"))
     weight.ClearField("raw_data")
     forge_file(hostile, "model.onnx", graph.SerializeToString())

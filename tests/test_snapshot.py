@@ -388,11 +388,19 @@ def test_fit__that_left_no_snapshot__is_no_obstacle(small, folder):
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("name", ["training.pt", "fit.json"])
-def test_folder__file_that_cannot_be_read__is_named(small, folder, name):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("training.pt", b"nonsense"),
+        ("fit.json", b"nonsense"),
+        ("fit.json", b"{}"),
+        ("fit.json", b"[]"),
+    ],
+)
+def test_folder__file_that_cannot_be_read__is_named(small, folder, name, content):
     clf = small(checkpoint_dir=folder)
     cut_short(clf)
-    (folder / name).write_bytes(b"nonsense")
+    (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"has a {name} that cannot be read. Delete the folder"):
         clf.fit(X, Y)
 
