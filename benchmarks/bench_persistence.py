@@ -1,6 +1,6 @@
 """What each way to keep a fitted classifier costs: size, seconds to write and to read, answers.
 
-pip install -c constraints.txt -e ".[offline,bench]"
+pip install -c constraints.txt -e ".[offline,test,bench]"
 python benchmarks/bench_persistence.py --data FOLDER [--json FILE]
 
 The default classifier is fitted on some rows; every format is written and read several times, each
@@ -22,9 +22,12 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import skops.io
 from peers import header, line, machine, read
 
-from sklearn_transformers import TransformerTextClassifier
+from sklearn_transformers import OnnxTextClassifier, TransformerTextClassifier
+
+TRUSTED = ["sklearn_transformers._classifier.TransformerTextClassifier"]
 
 # Name -> (store_dtype, write, read).
 FORMATS = {
@@ -40,12 +43,17 @@ FORMATS = {
     "joblib, store_dtype='bfloat16'": ("bfloat16", joblib.dump, "joblib"),
     "folder": ("float32", lambda clf, path: clf.save(path), "folder"),
     "folder, store_dtype='float16'": ("float16", lambda clf, path: clf.save(path), "folder"),
+    "skops": ("float32", lambda clf, path: path.write_bytes(skops.io.dumps(clf)), "skops"),
+    "ONNX": ("float32", lambda clf, path: clf.export_onnx(path), "onnx"),
+    "ONNX, int8=True": ("float32", lambda clf, path: clf.export_onnx(path, int8=True), "onnx"),
 }
 READERS = {
     "unpickle": lambda path: pickle.loads(Path(path).read_bytes()),
     "joblib": joblib.load,
     "mapped": lambda path: joblib.load(path, mmap_mode="r"),
     "folder": TransformerTextClassifier.load,
+    "skops": lambda path: skops.io.load(path, trusted=TRUSTED),
+    "onnx": OnnxTextClassifier.load,
 }
 
 
@@ -83,6 +91,7 @@ def main():
                     "of the weights": size(path) / weights,
                     "write, CPU s": statistics.median(seconds),
                     "read, CPU s": statistics.median(r["seconds"] for r in readings),
+                    "one text, CPU ms": statistics.median(r["one text"] for r in readings),
                     "same labels": float((clf.classes_[found.argmax(axis=1)] == labels).mean()),
                     "largest difference": float(np.abs(found - probabilities).max()),
                 }
@@ -111,8 +120,13 @@ def measure_reading(reader, path, texts):
     start = time.process_time()
     clf = READERS[reader](path)
     seconds = time.process_time() - start
-    answers = clf.predict_proba(json.loads(Path(texts).read_text()))
-    return {"seconds": seconds, "probabilities": answers.tolist()}
+    texts = json.loads(Path(texts).read_text())
+    answers = clf.predict_proba(texts)
+    start = time.process_time()
+    for text in texts[:100]:
+        clf.predict_proba([text])
+    one = 1000 * (time.process_time() - start) / len(texts[:100])
+    return {"seconds": seconds, "one text": one, "probabilities": answers.tolist()}
 
 
 def show(rows):
