@@ -99,6 +99,7 @@ def test_export__peculiar_family__answers_and_splits_as_torch(make, tmp_path, ki
     assert_answers_alike(fit_quickly(make, model=folder), tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parameters",
     [

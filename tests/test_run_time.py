@@ -215,6 +215,7 @@ def check_told_of_silence(message, port):
     assert "Two ways out" in message
 
 
+@pytest.mark.slow
 def test_hub__keeps_silent__the_local_cache_will_do_or_the_time_out_is_explained(
     checkpoints, tmp_path
 ):

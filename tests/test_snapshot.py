@@ -520,6 +520,7 @@ def test_partial_fit__takes_no_snapshots(small, folder, monkeypatch):
     assert not folder.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_search__one_folder_for_all__gives_the_same_and_leaves_it_empty(small, folder, n_jobs):
     grid = {"learning_rate": [1e-3, 5e-3]}
@@ -532,6 +533,7 @@ def test_search__one_folder_for_all__gives_the_same_and_leaves_it_empty(small, f
     assert os.listdir(folder) == []
 
 
+@pytest.mark.slow
 def test_search__interrupted__goes_on_with_the_fit_that_was_not_finished(
     small, folder, monkeypatch
 ):
