@@ -108,7 +108,7 @@ def test_pickle__damaged_weights__are_refused(fitted):
 
 
 def test_pickle__tokenizer_with_several_chat_templates__comes_back(fitted):
-    clf = copy.copy(fitted)
+    clf = copy.deepcopy(fitted)
     clf.tokenizer_.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
     loaded = pickle.loads(pickle.dumps(clf))
     assert loaded.tokenizer_.chat_template == clf.tokenizer_.chat_template
