@@ -13,7 +13,7 @@ from typing import Any
 
 from sklearn_transformers.exceptions import SavedModelError
 
-__all__ = ["FORMAT", "MANIFEST", "check_name", "read_folder", "write_folder"]
+__all__ = ["FORMAT", "MANIFEST", "check_name", "damage_named", "read_folder", "write_folder"]
 
 # Raised when a folder or pickle of this version could not be read by the one before.
 FORMAT = 1
@@ -188,6 +188,21 @@ def _size(folder: Path, name: str) -> int:
             f"({MOST_BYTES_OF_TEXT:,}): it is refused."
         )
     return status.st_size
+
+
+@contextmanager
+def damage_named(what: str) -> Iterator[None]:
+    """Raise whatever goes wrong with content from strangers as a `SavedModelError`.
+
+    It fails in as many ways as there are formats inside, and a tokenizer that panics raises what
+    is no Exception.
+    """
+    try:
+        yield
+    except (MemoryError, KeyboardInterrupt, SystemExit, SavedModelError):
+        raise
+    except BaseException as error:
+        raise SavedModelError(f"{what} {_in_words(error)}.") from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_transformers._batching import Budget, Padding, pad, sorted_batches
 from sklearn_transformers._compat import import_optional
 from sklearn_transformers._encoded import EncodedTexts
-from sklearn_transformers._folder import read_folder
+from sklearn_transformers._folder import damage_named, read_folder
 from sklearn_transformers._onnx_tokens import CoreTokenizer, id_lists
 from sklearn_transformers._probes import check_probes
 from sklearn_transformers._targets import ClassCodec, check_finite
@@ -114,15 +114,9 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         import_optional("tokenizers", "OnnxTextClassifier", "onnx")
         self = cls(path, n_threads=n_threads)
         self._content = read_folder(path, "onnx")
-        try:
+        with damage_named(f"{path} is damaged:"):
             self._open()
             logits = self._logits(list(self._content[0]["golden_ids"]))
-        except (MemoryError, KeyboardInterrupt, SystemExit):
-            raise
-        # Errors of onnxruntime and tokenizers, which panic, have no class in common but this one.
-        except BaseException as error:
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise SavedModelError(f"{path} is damaged: {said}") from error
         if not np.isfinite(logits).all():
             raise SavedModelError(f"{path} is damaged: its model answers with NaN or infinity.")
         return self

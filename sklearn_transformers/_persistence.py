@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._architecture import architecture_of
 from sklearn_transformers._device import present_device
-from sklearn_transformers._folder import FORMAT, check_name
+from sklearn_transformers._folder import FORMAT, check_name, damage_named
 from sklearn_transformers._model import TextClassifier
 from sklearn_transformers._pretrained import build_backbone, empty_backbone
 from sklearn_transformers._process import quiet
@@ -190,7 +190,10 @@ def rebuild(
     """
     weights = {name: w.float() if w.is_floating_point() else w for name, w in tensors.items()}
     body = {n.removeprefix("backbone."): weights.pop(n) for n in tensors if _is_body(n)}
-    try:
+    with damage_named(
+        "The stored weights, configuration and tokenizer do not fit each other: the file is "
+        "damaged."
+    ):
         with tempfile.TemporaryDirectory() as folder, quiet():
             for name, content in _harmless(files, body).items():
                 check_name(name)  # skops and joblib may have read them from anywhere
@@ -210,15 +213,6 @@ def rebuild(
         missing = [name for name in missing if not _is_body(name)]
         if missing or unexpected:
             raise ValueError(f"missing: {missing}, unexpected: {unexpected}")
-    except (MemoryError, KeyboardInterrupt, SystemExit):
-        raise
-    # What is damaged, or made to do harm, fails in as many ways as there are formats inside, and
-    # a tokenizer that panics raises what is no Exception.
-    except BaseException as error:
-        raise SavedModelError(
-            "The stored weights, configuration and tokenizer do not fit each other: the file is "
-            f"damaged. {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        ) from error
     return model.to(device).eval(), tokenizer
 
 

@@ -22,14 +22,13 @@ from safetensors.torch import load, save
 
 from sklearn_transformers._card import model_card
 from sklearn_transformers._device import resolve_device
-from sklearn_transformers._folder import read_folder, write_folder
+from sklearn_transformers._folder import damage_named, read_folder, write_folder
 from sklearn_transformers._heads import ACTIVATIONS
 from sklearn_transformers._model import TextClassifier
 from sklearn_transformers._persistence import files_of, finished, form_of, restore, tensors_of
 from sklearn_transformers._probes import check_probes
 from sklearn_transformers._published import as_published
 from sklearn_transformers._targets import ClassCodec
-from sklearn_transformers.exceptions import SavedModelError
 
 __all__ = ["load_estimator", "save_estimator", "upload"]
 
@@ -132,7 +131,7 @@ def load_estimator(cls: Any, path: str | os.PathLike[str], device: Any) -> Any:
     """
     device = None if device is None else resolve_device(device)
     record, files = read_folder(path, KIND)
-    try:
+    with damage_named(f"{path} is damaged, or of a newer version:"):
         parameters = {name: _object(value) for name, value in record["parameters"].items()}
         parameters.pop("checkpoint_dir", None)  # nobody else says where this machine writes
         estimator = cls(**parameters)
@@ -142,15 +141,6 @@ def load_estimator(cls: Any, path: str | os.PathLike[str], device: Any) -> Any:
         answer = estimator.predict_proba(["A few words.", "Why?"])
         if not np.isfinite(answer).all():
             raise ValueError("the model gives answers that are not finite")
-    except (MemoryError, KeyboardInterrupt, SystemExit, SavedModelError):
-        raise
-    # What was made to do harm fails in as many ways as it can be read, and a tokenizer that panics
-    # raises what is no Exception.
-    except BaseException as error:
-        reason = " ".join(str(error).split())[:300]
-        raise SavedModelError(
-            f"{path} is damaged, or of a newer version: {type(error).__name__}: {reason}."
-        ) from error
     return estimator
 
 
