@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from sklearn_transformers._dropout import HIGHEST, draw_kept, rescale
+from sklearn_transformers._dropout import HIGHEST, draw_kept, keep
 
 __all__ = ["attend", "swift_attention"]
 
@@ -130,14 +130,14 @@ class _Attend(torch.autograd.Function):
         kept = draw_kept(shares.shape, dropout)
         # In the order in which the next layer reads it.
         hidden = query.new_empty(n_texts, length, n_heads, value.shape[-1]).transpose(1, 2)
-        hides = None if mask is None else ~mask.expand(n_texts, -1, -1, -1)
+        unseen = None if mask is None else _unseen(mask, query.dtype).expand(n_texts, -1, -1, -1)
         for part in _parts(shares):
-            scores = torch.matmul(query[part], key[part].mT).mul_(scale)
-            if hides is not None:
-                # Not minus infinity: a token that sees nothing would answer with NaN.
-                scores.masked_fill_(hides[part], torch.finfo(scores.dtype).min)
+            scores = torch.matmul(query[part] * scale, key[part].mT)
+            if unseen is not None:
+                scores.add_(unseen[part])
             shares[part] = torch.softmax(scores, dim=-1)
-            hidden[part] = torch.matmul(rescale(shares[part], kept[part], dropout), value[part])
+            some = torch.matmul(keep(shares[part], kept[part]), value[part])
+            hidden[part] = some.mul_(1 / (1 - dropout))
         ctx.save_for_backward(query, key, value, shares, kept)
         ctx.scale, ctx.dropout = scale, dropout
         return hidden
@@ -148,17 +148,24 @@ class _Attend(torch.autograd.Function):
         query, key, value, shares, kept = ctx.saved_tensors
         for_query, for_key, for_value = (torch.empty_like(x) for x in (query, key, value))
         for part in _parts(shares):
-            some, left = shares[part], gradient[part]
-            dropped = rescale(some, kept[part], ctx.dropout)
-            for_value[part] = torch.matmul(dropped.mT, left)
-            for_shares = rescale(torch.matmul(left, value[part].mT), kept[part], ctx.dropout)
+            # What scales the shares or the scores scales these instead, which are fewer.
+            some, left = shares[part], gradient[part] * (1 / (1 - ctx.dropout))
+            for_value[part] = torch.matmul(keep(some, kept[part]).mT, left)
+            for_shares = torch.matmul(left.mul_(ctx.scale), value[part].mT)
+            for_shares = keep(for_shares, kept[part])
             # The softmax: torch's own gradient depends on the number of threads, sums do not.
             for_scores = for_shares.mul_(some)
             for_scores = for_scores.sub_(some * for_scores.sum(dim=-1, keepdim=True))
-            for_scores = for_scores.mul_(ctx.scale)
             for_query[part] = torch.matmul(for_scores, key[part])
             for_key[part] = torch.matmul(for_scores.mT, query[part])
         return for_query, for_key, for_value, None, None, None
+
+
+def _unseen(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What scores get that must not count; all else 0."""
+    # Not minus infinity: a token that sees nothing would answer with NaN.
+    lowest = torch.finfo(dtype).min / 2
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, lowest)
 
 
 def _parts(scores: torch.Tensor) -> list[slice]:

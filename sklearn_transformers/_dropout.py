@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["HIGHEST", "SwiftDropout", "draw_kept", "rescale"]
+__all__ = ["HIGHEST", "SwiftDropout", "draw_kept", "keep"]
 
 # 16 bits an entry: the share that is dropped is `p` to within 1e-5.
 LEVELS = 2**16
@@ -35,26 +35,28 @@ class _Drop(torch.autograd.Function):
         kept = draw_kept(hidden.shape, p)
         ctx.save_for_backward(kept)
         ctx.p = p
-        return rescale(hidden, kept, p)
+        return keep(hidden, kept).mul_(1 / (1 - p))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         (kept,) = ctx.saved_tensors
-        return rescale(gradient, kept, ctx.p), None
+        return keep(gradient, kept).mul_(1 / (1 - ctx.p)), None
 
 
 def draw_kept(shape: torch.Size, p: float) -> torch.Tensor:
-    """Which entries stay, each with probability 1 - `p`; bool, drawn from torch's generator."""
+    """1 for the entries that stay, each with probability 1 - `p`, else 0; uint8.
+
+    Drawn from torch's generator. torch computes with bytes many at a time, with bool one by one.
+    """
     n_entries = shape.numel()
     bits = torch.empty(-(-n_entries // 4), dtype=torch.int64, device="cpu")
     bits.random_(-(2**63), None)
     levels = bits.view(torch.int16)[:n_entries].view(shape)
-    return levels >= round(p * LEVELS) - LEVELS // 2
+    kept = torch.empty(shape, dtype=torch.uint8, device="cpu")
+    return torch.ge(levels, round(p * LEVELS) - LEVELS // 2, out=kept)
 
 
-def rescale(hidden: torch.Tensor, kept: torch.Tensor, p: float) -> torch.Tensor:
-    """The entries that stay, divided by the share of them, and 0 for the others."""
-    # In one pass over the memory, which is what dropout costs.
-    scaled: torch.Tensor = torch.ops.aten.native_dropout_backward(hidden, kept, 1 / (1 - p))
-    return scaled
+def keep(hidden: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """The entries that stay, as they are, and 0 for the others."""
+    return kept.to(hidden.dtype).mul_(hidden)
