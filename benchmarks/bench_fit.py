@@ -7,9 +7,9 @@ The clock runs from the texts to the trained model: loading, tokens, training. A
 rows of the bundled encoder for the same epochs, in steps of as many texts, cut at the same length;
 learning rates are each one's own, and accuracy on test rows is shown beside. Contestants take
 turns; figures are medians over `--repeats`. Useful FLOP/s count the matrix products of the
-encoder's layers for the tokens of the texts, without padding, forward and backward; the share is
-of what a product of two square matrices gets, in bfloat16 where the machine has instructions for
-it.
+encoder's layers, attention included, for the tokens of the texts, without padding, forward and
+backward; the share is of what a product of two square matrices gets, in bfloat16 where the machine
+has instructions for it.
 """
 
 import argparse
@@ -28,7 +28,6 @@ from peers import (
     machine,
     matrix_peak,
     median_and_spread,
-    n_layer_weights,
     ours,
     read,
     skorch,
@@ -55,7 +54,7 @@ def main():
         job = Job(*data, options.epochs, options.batch_size, options.max_length)
         runs = measure(job, options.repeats)
         results[Path(folder).name] = runs
-        useful = 6 * n_layer_weights(job) * job.n_tokens(job.X) * job.epochs
+        useful = 3 * job.forward_flops(job.X) * job.epochs  # backward counts twice
         table(Path(folder).name, runs, len(job.X) * job.epochs, useful / peak)
     if options.json:
         content = {"options": vars(options), "machine": machine(), "peak": peak, "runs": results}

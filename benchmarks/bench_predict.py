@@ -9,7 +9,8 @@ over `--repeats`. Peers get batches of 32. Useful FLOP/s count the matrix produc
 layers for the tokens of the texts, without padding; the share is of what a product of two square
 matrices gets, in bfloat16 where the machine has instructions for it.
 
-Exported models: size on disk, and the share of the texts whose label is that of `predict`.
+Beside `predict`: the share of the texts whose label is the same, the largest difference of a
+probability, and the size on disk of exported models.
 
 One text alone: milliseconds of `predict_proba` beside those of the bare model, given its tokens.
 """
@@ -33,7 +34,6 @@ from peers import (
     machine,
     matrix_peak,
     median_and_spread,
-    n_layer_weights,
     read,
     sequence_classifier,
     trainer,
@@ -103,26 +103,27 @@ def main():
         job = Job(X, y, X_test, y_test, 1, 16, options.max_length)
         clf = ours(job)
         serving = {"onnx": exported(clf, False), "onnx, int8": exported(clf, True)}
+        rounded = clone_of(clf, "bfloat16")
         predicts = {
             "ours": clf.predict,
             **{name: served.predict for name, (served, _) in serving.items()},
-            "ours, bfloat16": clone_of(clf, "bfloat16").predict,
+            "ours, bfloat16": rounded.predict,
             "trainer": trainer(job),
             "pipeline": pipeline(job),
             "encode": encode(job),
         }
         runs = measure(predicts, X_test, options.repeats)
         results[Path(folder).name] = runs
-        labels = clf.predict(X_test)
-        for name, (served, size) in serving.items():
-            alike = float(np.mean(served.predict(X_test) == labels))
-            agreements.append((Path(folder).name, name, size, alike))
-        useful = 2 * n_layer_weights(job) * job.n_tokens(X_test)
+        others = {name: (served, f"{size:.0f}") for name, (served, size) in serving.items()}
+        for name, (other, size) in {"ours, bfloat16": (rounded, ""), **others}.items():
+            alike = agreement(clf.predict_proba(X_test), other.predict_proba(X_test))
+            agreements.append((Path(folder).name, name, *alike, size))
+        useful = job.forward_flops(X_test)
         table(Path(folder).name, runs, len(X_test), useful / peak)
     print()
-    header("data", "", "MiB on disk", "labels as ours")
-    for data, name, size, alike in agreements:
-        line(data, name, f"{size:.0f}", f"{alike:.2%}")
+    header("data", "", "labels as ours", "largest difference", "MiB on disk")
+    for data, name, alike, difference, size in agreements:
+        line(data, name, f"{alike:.2%}", f"{difference:.4f}", size)
     alone = one_text(clf, {name: served for name, (served, _) in serving.items()})
     print("\none text, ms: " + ", ".join(f"{name} {ms:.2f}" for name, ms in alone.items()))
     if options.json:
@@ -142,6 +143,12 @@ def measure(predicts, texts, repeats):
             if number:
                 runs[name].append(time.perf_counter() - start)
     return runs
+
+
+def agreement(ours, others):
+    """Share of equal labels, and the largest difference of a probability."""
+    same = ours.argmax(axis=1) == others.argmax(axis=1)
+    return float(same.mean()), float(np.abs(ours - others).max())
 
 
 def table(data, runs, n_texts, seconds_at_peak):
@@ -179,7 +186,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="+", required=True, help="folders with train and test.tsv")
     parser.add_argument("--rows", type=int, default=1000)
-    parser.add_argument("--train-rows", type=int, default=64)
+    parser.add_argument("--train-rows", type=int, default=500)
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", help="write the raw figures there")

@@ -56,9 +56,10 @@ class Job:
     def n_classes(self):
         return len(np.unique(self.y))
 
-    def n_tokens(self, texts):
-        """Tokens without padding: what a model has to read at least."""
-        return sum(map(len, tokens(self, texts)))
+    def forward_flops(self, texts):
+        """What a model has to compute at least to read the texts once, without padding."""
+        lengths = [len(ids) for ids in tokens(self, texts)]
+        return forward_flops(sequence_classifier(self).base_model.encoder, lengths)
 
 
 def read(folder, n_train, n_test):
@@ -246,10 +247,13 @@ def matrix_peak(precision):
     return best
 
 
-def n_layer_weights(job):
-    """Weights of the encoder's matrices: each token costs twice as many operations a pass."""
-    encoder = sequence_classifier(job).base_model.encoder
-    return sum(weight.numel() for weight in encoder.parameters() if weight.ndim == 2)
+def forward_flops(encoder, lengths):
+    """Operations of matrix products, those of attention too, of one pass over the texts."""
+    n_weights = sum(weight.numel() for weight in encoder.parameters() if weight.ndim == 2)
+    lengths = np.asarray(lengths, float)
+    # A layer compares each token with each, and adds up as many vectors.
+    per_pair = 4 * encoder.config.num_hidden_layers * encoder.config.hidden_size
+    return 2 * n_weights * lengths.sum() + per_pair * (lengths**2).sum()
 
 
 def highest_memory():
