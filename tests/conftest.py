@@ -1,5 +1,6 @@
 """Tiny checkpoints with random weights, and toy texts that a tiny model can learn."""
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -29,6 +30,13 @@ SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 # Ten times the usual spread, so that even untrained weights tell texts apart.
 SPREAD = {"initializer_range": 0.2}
 ARCHITECTURES = ("bert", "distilbert", "roberta", "gpt2")
+
+
+def pytest_configure(config):
+    """Processes of pytest-xdist share the cores, as the workers of a search do."""
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        torch.set_num_threads(max(1, joblib.cpu_count() // worker["workercount"]))
 
 
 def encoded_texts(*lists):
