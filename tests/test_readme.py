@@ -39,7 +39,7 @@ def test_snippets__pasted_one_after_the_other__run(file, tmp_path, monkeypatch):
 def test_readme__commands__are_as_promised():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert 'pip install -c constraints.txt -e ".[offline]" && python examples/quickstart.py' in text
-    assert 'pip install -c constraints.txt -e ".[offline,test]" && pytest\n' in text
+    assert 'pip install -c constraints.txt -e ".[offline,test]" && pytest -n auto\n' in text
 
 
 def test_readme__table__names_real_parameters():
