@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from sklearn_transformers._dropout import HIGHEST, draw_kept, keep
+from sklearn_transformers._dropout import draw_kept, is_ours, keep
 
 __all__ = ["attend", "swift_attention"]
 
@@ -60,8 +60,7 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls; anything but plain attention with dropout is torch's."""
     is_plain = (
-        0 < dropout <= HIGHEST
-        and query.device.type == "cpu"
+        is_ours(query, dropout)
         and others.get("position_bias") is None
         and others.get("softcap") is None
         and (attention_mask is None or attention_mask.dtype == torch.bool)

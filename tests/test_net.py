@@ -7,8 +7,10 @@ import torch
 from conftest import toy_texts
 from skorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModel
 
 from sklearn_transformers import TrainingDivergedError, _batching
+from sklearn_transformers._training_form import training_form
 
 # One step over all rows, without dropout, decay or a split: the gradient alone decides.
 FULL_BATCH = {
@@ -349,6 +351,20 @@ def test_compile__fit__gives_the_same_model_and_leaves_torchs_own(make, binary):
     assert compiled.model_.backbone._compiled_call_impl is None
     again = pickle.loads(pickle.dumps(compiled))
     np.testing.assert_array_equal(again.predict_proba(X), compiled.predict_proba(X))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning")
+def test_compile__dropout__drops_others_each_time(checkpoints):
+    backbone = AutoModel.from_pretrained(checkpoints["bert"], dtype=torch.float32)
+    ids = torch.arange(1, 25).reshape(3, 8)
+    with training_form(backbone, backbone, np.arange(30), compiled=True):
+        one, two = (
+            backbone.train()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+            for _ in range(2)
+        )
+    assert not torch.allclose(one, two, atol=0.01)
 
 
 def test_compile__training__compiles_for_changing_lengths_and_only_meanwhile(
