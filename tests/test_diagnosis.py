@@ -44,6 +44,17 @@ def test_truncated_texts__are_counted_and_measured(make, binary):
     assert f"max_length={expected['length_for_95_percent']} would keep 95 %" in message
 
 
+@pytest.mark.parametrize(("max_length", "is_much"), [(4, True), (12, False)])
+def test_truncated_texts__most_tokens_lost__tfidf_is_named(make, binary, max_length, is_much):
+    X, y = binary
+    clf = make(max_epochs=1, max_length=max_length, early_stopping=False)
+    with pytest.warns(TextDataWarning, match="were cut, which lost") as caught:
+        clf.fit(X, y)
+    (message,) = [str(w.message) for w in caught if "were cut" in str(w.message)]
+    assert (clf.truncation_report_["share_of_tokens_lost"] > 0.5) == is_much
+    assert ("Compare with TF-IDF" in message) == is_much
+
+
 def test_truncated_texts__suggested_length__keeps_95_percent(make, binary):
     X, y = binary
     clf = make(max_epochs=1, max_length=8, early_stopping=False)
