@@ -454,14 +454,15 @@ def test_add_classes__training_goes_on__learns_the_new_and_keeps_the_old(
 ):
     X, y = np.array(three_classes[0]), np.array(three_classes[1])
     old = y != "good"
-    # With dropout, so small a model does not always learn.
-    parameters = {"warm_start": True, "pooling": "mean", "max_epochs": 8, "dropout": 0.0}
+    parameters = {"warm_start": True, "pooling": "mean", "max_epochs": 12}
+    if tuning == "full":
+        parameters["learning_rate"] = 0.003  # at more, it takes luck to learn the new class
     clf = tuned(tuning, **parameters).fit(X[old], y[old])
     clf.add_classes(["good"])
     again = pickle.loads(pickle.dumps(clf))
     for model in (clf.fit(X, y), again.fit(X, y)):
         assert model.classes_.tolist() == ["bad", "good", "plain"]
-        assert model.n_iter_ == 16
+        assert model.n_iter_ == 24
         right = model.predict(X) == y
         assert min(right[y == label].mean() for label in model.classes_) > 0.3
         assert right.mean() > (0.55 if tuning == "head" else 0.85)
