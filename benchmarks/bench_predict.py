@@ -115,8 +115,9 @@ def main():
         runs = measure(predicts, X_test, options.repeats)
         results[Path(folder).name] = runs
         others = {name: (served, f"{size:.0f}") for name, (served, size) in serving.items()}
+        probabilities = clf.predict_proba(X_test)
         for name, (other, size) in {"ours, bfloat16": (rounded, ""), **others}.items():
-            alike = agreement(clf.predict_proba(X_test), other.predict_proba(X_test))
+            alike = agreement(probabilities, other.predict_proba(X_test))
             agreements.append((Path(folder).name, name, *alike, size))
         useful = job.forward_flops(X_test)
         table(Path(folder).name, runs, len(X_test), useful / peak)
