@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sklearn_transformers._encoded import EncodedTexts
+from sklearn_transformers._encoded import TRUNCATION_SIDES, EncodedTexts
 
 __all__ = ["Budget", "Padding", "pad", "sorted_batches", "training_steps"]
 
@@ -27,7 +27,7 @@ MULTIPLE = 8
 
 @dataclass(frozen=True)
 class Padding:
-    """How the texts of a batch are brought to one length.
+    """How texts are brought to one length: longer ones cut, the others of a batch padded.
 
     Parameters
     ----------
@@ -37,11 +37,19 @@ class Padding:
         No batch is wider: the backbone has no position for it.
     masked : bool, default=True
         Whether the backbone ignores padding. If not, only texts of one length share a batch.
+    cut : str, default="right"
+        Which part of a longer text is left out, one of `TRUNCATION_SIDES`. Models that were saved
+        before there was a choice know no other than "right".
     """
 
     pad_id: int
     longest: int
     masked: bool = True
+    cut: str = "right"
+
+    def __post_init__(self) -> None:
+        if self.cut not in TRUNCATION_SIDES:
+            raise ValueError(f"cut={self.cut!r}")
 
     def width(self, length: int) -> int:
         """Width of a batch whose longest text has `length` tokens."""

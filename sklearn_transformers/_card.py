@@ -27,7 +27,7 @@ def model_card(estimator: Any, versions: Mapping[str, str], *, published: bool) 
     sections = [
         _head(estimator, published),
         f"# {_title(estimator)}\n\n{_labels(estimator)}",
-        f"## Use\n\n{_use(published)}",
+        f"## Use\n\n{_use(estimator, published)}",
         "## Evaluation\n\n" + (_nothing_known() if by_hand else _evaluation(estimator)),
         f"## Training\n\n{_parameters(estimator)}",
         "## Versions\n\n" + _table({"package": "version", **versions}),
@@ -72,7 +72,7 @@ def _in_line(label: Any) -> str:
     return " ".join(str(label).replace("`", "'").split())
 
 
-def _use(published: bool) -> str:
+def _use(estimator: Any, published: bool) -> str:
     own = (
         "```python\n"
         "from sklearn_transformers import TransformerTextClassifier\n\n"
@@ -88,6 +88,11 @@ def _use(published: bool) -> str:
         "```\n\n"
         "in float32 or bfloat16; float16 has not the range for every such model."
     )
+    if estimator._padding.get("cut", "right") != "right":
+        theirs += (
+            f" Texts of more than {estimator.max_length_} tokens are cut at their end there, which "
+            "is not what the model was trained with."
+        )
     return own + theirs if published else own
 
 

@@ -57,9 +57,12 @@ class TransformerTextClassifier(
         22.7 M weights and can be fine-tuned on a laptop's CPU; with the extra `offline` it is
         read from the installed package.
     max_length : int, default=256
-        Longest input in tokens, special tokens included. Longer texts are cut at the end;
-        memory grows at least linearly with it. A model that cannot read that much lowers it,
-        with a warning.
+        Longest input in tokens, special tokens included; memory grows at least linearly with
+        it. A model that cannot read that much lowers it, with a warning.
+    truncation_side : {"middle", "right", "left"}, default="middle"
+        Which part of a longer text is left out. "middle" keeps the first quarter and the last
+        three quarters of `max_length`, because what a text is about and what it comes to stand at
+        its ends [15]_; "right" keeps its start only, as most other tools do, "left" its end.
     pooling : {"auto", "cls", "mean", "max", "last"}, default="auto"
         How the hidden states of a text's tokens become one vector: the first token's, their
         mean, their maximum, or the last token's. "auto" takes what the checkpoint was trained
@@ -344,6 +347,8 @@ class TransformerTextClassifier(
     .. [14] Shazeer and Stern (2018), "Adafactor: Adaptive Learning Rates with Sublinear Memory
        Cost", ICML.
 
+    .. [15] Sun et al. (2019), "How to Fine-Tune BERT for Text Classification?", CCL.
+
     Examples
     --------
     >>> from sklearn_transformers import TransformerTextClassifier
@@ -357,6 +362,7 @@ class TransformerTextClassifier(
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "model": [str, os.PathLike],
         "max_length": [Interval(Integral, 1, None, closed="left")],
+        "truncation_side": [StrOptions({"middle", "right", "left"})],
         "pooling": [StrOptions({"auto", "cls", "mean", "max", "last"})],
         "dropout": [Interval(Real, 0, 1, closed="left"), None],
         "tuning": [StrOptions({"auto", "full", "contrastive", "lora", "bias", "prompt", "head"})],
@@ -405,6 +411,7 @@ class TransformerTextClassifier(
         model: str | os.PathLike[str] = "sentence-transformers/all-MiniLM-L6-v2",
         *,
         max_length: int = 256,
+        truncation_side: str = "middle",
         pooling: str = "auto",
         dropout: float | None = None,
         tuning: str = "auto",
@@ -449,6 +456,7 @@ class TransformerTextClassifier(
     ) -> None:
         self.model = model
         self.max_length = max_length
+        self.truncation_side = truncation_side
         self.pooling = pooling
         self.dropout = dropout
         self.tuning = tuning
@@ -761,7 +769,7 @@ class TransformerTextClassifier(
         a linear head and, for BERT and its kin, any of the poolings "cls" and "mean", it is also
         a checkpoint that ``transformers.AutoModelForSequenceClassification`` and the pipeline
         "text-classification" read, with the same logits (after division by `temperature_`) and
-        label names.
+        label names. They cut long texts at the end, whatever `truncation_side` says.
 
         Parameters
         ----------
@@ -833,7 +841,8 @@ class TransformerTextClassifier(
             ``transformers.AutoModelForSequenceClassification``.
         **parameters : dict
             Further parameters of the constructor, but for `pooling` and `head`, which the
-            checkpoint has settled.
+            checkpoint has settled. `truncation_side` is "right", as for transformers, unless
+            given.
 
         Returns
         -------
@@ -858,6 +867,8 @@ class TransformerTextClassifier(
                 "them already. To fine-tune it in another form, use fit."
             )
         classifier = cls(model, **parameters)
+        if "truncation_side" not in parameters:
+            classifier.truncation_side = "right"
         classifier._validate_params()
         classifier.__dict__.update(adopt(classifier))
         return classifier
@@ -921,7 +932,7 @@ class TransformerTextClassifier(
         precision = resolve_precision(self.predict_precision, self.device_)
         is_frozen = self.tuning_ == "head"
         read = reader(self.model_, method, padding, self.device_, precision, is_frozen)
-        outputs = answer(read, check_texts(X), self.tokenizer_, padding.longest)
+        outputs = answer(read, check_texts(X), self.tokenizer_, padding)
         check_finite(outputs, precision)
         return outputs
 
@@ -970,8 +981,9 @@ class TransformerTextClassifier(
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Parameters that are younger than the pickle have their defaults.
-        state = type(self)().get_params(deep=False) | state
+        # Parameters that are younger than the pickle have their defaults, or what was done before.
+        younger = type(self)().get_params(deep=False) | {"truncation_side": "right"}
+        state = younger | state
         if "model_" in state:
             from sklearn_transformers._persistence import revive
 

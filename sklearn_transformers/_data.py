@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from sklearn_transformers._batching import Padding
 from sklearn_transformers._encoded import EncodedTexts
 from sklearn_transformers._split import hold_out
 from sklearn_transformers._targets import ClassCodec
@@ -116,7 +117,7 @@ def split_rows(rows: Rows, fraction: float, rng: np.random.Generator) -> tuple[R
 
 
 def tokenise_rows(
-    rows: Rows, class_weights: np.ndarray, tokenizer: Tokenizer, max_length: int
+    rows: Rows, class_weights: np.ndarray, tokenizer: Tokenizer, padding: Padding
 ) -> tuple[LabelledTexts, np.ndarray]:
     """Token ids, codes, and class weight x sample weight; and each text's length before cutting."""
     # Each is brought below 1 first: sums and products of huge or tiny weights would not be finite.
@@ -129,5 +130,5 @@ def tokenise_rows(
             "class_weight is zero for every class that occurs among the training or the "
             "validation rows: nothing is left to learn from or to judge by."
         )
-    encoded, full_lengths = encode_and_count(tokenizer, rows.texts, max_length)
+    encoded, full_lengths = encode_and_count(tokenizer, rows.texts, padding.longest, padding.cut)
     return LabelledTexts(encoded, rows.codes, weights * (len(rows) / total)), full_lengths

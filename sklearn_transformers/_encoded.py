@@ -6,7 +6,29 @@ from itertools import pairwise
 
 import numpy as np
 
-__all__ = ["EncodedTexts"]
+__all__ = ["TRUNCATION_SIDES", "EncodedTexts", "kept_tokens"]
+
+# By `truncation_side`, what share of the tokens that are kept of a longer text is from its start.
+TRUNCATION_SIDES = {"middle": 0.25, "right": 1.0, "left": 0.0}
+
+
+def kept_tokens(max_length: int, side: str, is_special: Sequence[int]) -> tuple[int, int]:
+    """How many tokens of a longer text are kept at its start, and how many at its end.
+
+    Parameters
+    ----------
+    max_length : int
+        How many are kept in all.
+    side : str
+        One of `TRUNCATION_SIDES`.
+    is_special : sequence of int
+        For each token of such a text, 1 if the tokenizer added it and 0 if it is text. All that
+        it added, at either end, is kept.
+    """
+    n_before = is_special.index(0)
+    n_after = is_special[::-1].index(0)
+    n_first = n_before + int(TRUNCATION_SIDES[side] * (max_length - n_before - n_after))
+    return n_first, max_length - n_first
 
 
 @dataclass(frozen=True, eq=False)

@@ -138,13 +138,12 @@ def fine_tune(
         load_seconds = clock.lap()
 
         # 5. Texts become tokens.
-        longest = padding.longest
-        train_data, lengths = tokenise_rows(train, class_weights, tokenizer, longest)
-        truncation = report_truncation(lengths, longest)
+        train_data, lengths = tokenise_rows(train, class_weights, tokenizer, padding)
+        truncation = report_truncation(lengths, padding.longest)
         if not one_epoch:
             warn_of_tokens(tokenizer, train.texts, train_data.texts, lengths, truncation)
         if held is not None:
-            held.data, _ = tokenise_rows(held.rows, class_weights, tokenizer, longest)
+            held.data, _ = tokenise_rows(held.rows, class_weights, tokenizer, padding)
         snapshots.begin(model, train_data.texts.ids)
         fitted = {
             "classes_": codec.classes,
@@ -158,7 +157,7 @@ def fine_tune(
             "batch_size_": recipe.batch_size,
             "max_epochs_": recipe.max_epochs,
             "early_stopping_": held is not None and bool(estimator.early_stopping),
-            "max_length_": longest,
+            "max_length_": padding.longest,
             "truncation_report_": truncation,
             "pooling_": model.pooling,
             "temperature_": 1.0,

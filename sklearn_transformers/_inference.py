@@ -24,7 +24,7 @@ def answer(
     read: Callable[[EncodedTexts], np.ndarray],
     texts: list[str],
     tokenizer: Tokenizer,
-    max_length: int,
+    padding: Padding,
 ) -> np.ndarray:
     """Read any number of texts, some at a time: more texts need no more memory for tokens.
 
@@ -35,15 +35,15 @@ def answer(
     texts : list of str
         At least one.
     tokenizer : transformers.PreTrainedTokenizerBase
-    max_length : int
-        Longest input in tokens.
+    padding : Padding
 
     Returns
     -------
     outputs : ndarray of shape (n_texts, n_outputs), float32
     """
     chunks = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
-    return np.concatenate([read(encode(tokenizer, chunk, max_length)) for chunk in chunks])
+    tokens = (encode(tokenizer, chunk, padding.longest, padding.cut) for chunk in chunks)
+    return np.concatenate([read(some) for some in tokens])
 
 
 def run(

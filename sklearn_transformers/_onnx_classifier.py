@@ -206,7 +206,8 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = ClassCodec.from_record(**record["classes"]).classes
         self._temperature = float(record["temperature"])
         self._padding = Padding(**record["padding"])
-        self._tokenizer = CoreTokenizer(files["tokenizer.json"].decode(), **record["tokenizer"])
+        core, settings = files["tokenizer.json"].decode(), record["tokenizer"]
+        self._tokenizer = CoreTokenizer(core, self._padding.cut, **settings)
         self._session, self._owner = self._new_session(), os.getpid()
         _check_signature(self._session, len(self.classes_))
         if not (np.isfinite(self._temperature) and self._temperature > 0):

@@ -63,9 +63,9 @@ def export(estimator: Any, int8: bool) -> tuple[dict[str, Any], dict[str, bytes]
         "neutral_id": neutral_id(tokenizer),
     }
     core = _core(tokenizer)
-    probes = encode(tokenizer, list(PROBES), padding.longest)
+    probes = encode(tokenizer, list(PROBES), padding.longest, padding.cut)
     golden_ids = id_lists(probes)
-    if id_lists(CoreTokenizer(core, **settings).encode(list(PROBES))) != golden_ids:
+    if id_lists(CoreTokenizer(core, padding.cut, **settings).encode(list(PROBES))) != golden_ids:
         raise ValueError(
             f"{type(tokenizer).__name__} does more than its core, which alone would be exported: "
             "the two split texts differently."

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sklearn_transformers._compat import import_optional
-from sklearn_transformers._encoded import EncodedTexts
+from sklearn_transformers._encoded import EncodedTexts, kept_tokens
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 __all__ = ["CoreTokenizer", "id_lists"]
 
@@ -24,8 +24,10 @@ class CoreTokenizer:
     ----------
     content : str
         The core as tokenizers itself writes it, ``tokenizer.json``.
+    cut : str
+        Which part of a longer text is left out, one of `TRUNCATION_SIDES`.
     max_length : int
-        Longest input in tokens; longer texts are cut at the end.
+        Longest input in tokens.
     splits_specials : bool
         Whether a special token that stands in a text is ordinary text.
     neutral_id : int
@@ -33,15 +35,15 @@ class CoreTokenizer:
     """
 
     def __init__(
-        self, content: str, max_length: int, splits_specials: bool, neutral_id: int
+        self, content: str, cut: str, max_length: int, splits_specials: bool, neutral_id: int
     ) -> None:
         tokenizers = import_optional("tokenizers", "OnnxTextClassifier", "onnx")
         self._core: Tokenizer = tokenizers.Tokenizer.from_str(content)
         # Set once and for all: changing a core while another thread uses it is not safe.
         self._core.no_padding()
-        self._core.enable_truncation(max_length)
+        self._core.no_truncation()
         self._core.encode_special_tokens = splits_specials
-        self._neutral = np.array([neutral_id], np.int32).tobytes()
+        self._max_length, self._cut, self._neutral = max_length, cut, [neutral_id]
 
     def encode(self, texts: list[str]) -> EncodedTexts:
         """Tokenise with special tokens."""
@@ -49,9 +51,15 @@ class CoreTokenizer:
         def chunks() -> Iterator[list[bytes]]:
             for start in range(0, len(texts), CHUNK):
                 batch = self._core.encode_batch_fast(texts[start : start + CHUNK])
-                yield [np.array(text.ids, np.int32).tobytes() or self._neutral for text in batch]
+                yield [np.array(self._kept(text), np.int32).tobytes() for text in batch]
 
         return EncodedTexts.from_chunks(chunks())
+
+    def _kept(self, text: "Encoding") -> list[int]:
+        if len(text.ids) <= self._max_length:
+            return text.ids or self._neutral
+        n_first, n_last = kept_tokens(self._max_length, self._cut, text.special_tokens_mask)
+        return text.ids[:n_first] + text.ids[len(text.ids) - n_last :]
 
 
 def id_lists(encoded: EncodedTexts) -> list[list[int]]:

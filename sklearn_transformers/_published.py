@@ -122,7 +122,8 @@ def adopt(estimator: Any) -> dict[str, Any]:
             "distinct. Use transformers itself, or fit a classifier of your own from it."
         )
     longest = resolve_max_length(estimator.max_length, tokenizer, model.backbone)
-    padding = Padding(pretrained.pad_id, longest, pretrained.masks_padding)
+    cut = estimator.truncation_side
+    padding = Padding(pretrained.pad_id, longest, pretrained.masks_padding, cut)
     untrained = ("learning_rate_", "head_learning_rate_", "batch_size_", "best_score_")
     return dict.fromkeys(untrained) | {
         "classes_": classes,

@@ -11,6 +11,7 @@ import os
 import platform
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from huggingface_hub import HfApi
 from safetensors.torch import load, save
 
+from sklearn_transformers._batching import Padding
 from sklearn_transformers._card import model_card
 from sklearn_transformers._device import resolve_device
 from sklearn_transformers._folder import damage_named, read_folder, write_folder
@@ -135,6 +137,8 @@ def load_estimator(cls: Any, path: str | os.PathLike[str], device: Any) -> Any:
         parameters = {name: _object(value) for name, value in record["parameters"].items()}
         parameters.pop("checkpoint_dir", None)  # nobody else says where this machine writes
         estimator = cls(**parameters)
+        if "truncation_side" not in parameters:  # it was saved before there was a choice
+            estimator.truncation_side = "right"
         estimator._validate_params()
         estimator.__dict__.update(_attributes(record, files, device))
         # Asked once, so that what does not belong together is found out here.
@@ -240,6 +244,7 @@ def _check_fitted(fitted: Mapping[str, Any]) -> None:
     if not (isinstance(temperature, float) and 0 < temperature < float("inf")):
         raise ValueError(f"temperature_={temperature!r}")
     check_probes(fitted["_golden_ids"])
-    kinds = {name: type(value) for name, value in padding.items()}
-    if kinds != {"pad_id": int, "longest": int, "masked": bool} or padding["pad_id"] < 0:
+    kinds = {name: type(value) for name, value in asdict(Padding(**padding)).items()}
+    known = {"pad_id": int, "longest": int, "masked": bool, "cut": str}
+    if kinds != known or padding["pad_id"] < 0:
         raise ValueError(f"_padding={padding}")

@@ -102,7 +102,8 @@ def starting_model(
         known = {"pad_id": pretrained.pad_id, "masked": pretrained.masks_padding}
     n_prompt = _prompt_length(estimator, model, tuning)
     longest = resolve_max_length(estimator.max_length, tokenizer, model.backbone, n_prompt)
-    return model.to(device).eval(), tokenizer, Padding(**(known | {"longest": longest}))
+    known = known | {"longest": longest, "cut": estimator.truncation_side}
+    return model.to(device).eval(), tokenizer, Padding(**known)
 
 
 def widened(estimator: Any, classes: Any) -> dict[str, Any]:

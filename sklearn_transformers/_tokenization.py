@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._cache import TOKENS, fingerprint
 from sklearn_transformers._checkpoint import neutral_id
-from sklearn_transformers._encoded import EncodedTexts
+from sklearn_transformers._encoded import EncodedTexts, kept_tokens
 from sklearn_transformers._fork import in_every_fork
 from sklearn_transformers._probes import PROBES
 
@@ -24,9 +24,8 @@ __all__ = ["encode", "encode_and_count", "golden_ids", "resolve_max_length"]
 # enough that what it makes of them, some 100 bytes a character, stays small.
 CHUNK, CHUNK_CHARACTERS = 1024, 2**21
 
-# `max_length` is written into a tokenizer before it reads, and threads share tokenizers: one that
-# goes on training with another `max_length` would cut the texts that another predicts. Tokenizers
-# use all cores by themselves.
+# What is asked of a tokenizer is written into it before it reads, and threads share tokenizers.
+# They use all cores by themselves.
 _TOKENIZERS = threading.Lock()
 
 
@@ -38,18 +37,20 @@ def _renew_lock() -> None:
 in_every_fork(_renew_lock)
 
 
-def encode(tokenizer: Tokenizer, texts: list[str], max_length: int) -> EncodedTexts:
-    """Tokenise with special tokens; cut longer texts at the end.
+def encode(
+    tokenizer: Tokenizer, texts: list[str], max_length: int, side: str = "right"
+) -> EncodedTexts:
+    """Tokenise with special tokens; of longer texts, leave out the end, the start or the middle.
 
     Tokens that the process still knows, from whatever estimator, are not computed again.
     A text without a single token, such as "" for GPT-2, becomes one neutral token: a model
     cannot read nothing.
     """
-    return encode_and_count(tokenizer, texts, max_length)[0]
+    return encode_and_count(tokenizer, texts, max_length, side)[0]
 
 
 def encode_and_count(
-    tokenizer: Tokenizer, texts: list[str], max_length: int
+    tokenizer: Tokenizer, texts: list[str], max_length: int, side: str
 ) -> tuple[EncodedTexts, np.ndarray]:
     """Tokenise as `encode` does, and tell how long the texts are.
 
@@ -62,10 +63,10 @@ def encode_and_count(
     # What transformers passes to the tokenizer's core with each call, and words added to it.
     settings = (
         len(tokenizer),
-        tokenizer.truncation_side,
         getattr(tokenizer, "split_special_tokens", False),
         neutral_id(tokenizer),
         max_length,
+        side,
     )
     salt = hashlib.blake2b(fingerprint(tokenizer) + repr(settings).encode(), digest_size=16)
     full_lengths = []
@@ -77,7 +78,7 @@ def encode_and_count(
             new = {key: text for key, text in zip(keys, chunk, strict=True) if known[key] is None}
             if new:
                 with _TOKENIZERS:
-                    computed = _tokenise(tokenizer, list(new.values()), max_length)
+                    computed = _tokenise(tokenizer, list(new.values()), max_length, side)
                 fresh = dict(zip(new, computed, strict=True))
                 TOKENS.put_many(fresh)
                 known |= fresh
@@ -107,36 +108,35 @@ def golden_ids(tokenizer: Tokenizer, texts: Collection[str] = PROBES) -> dict[st
         }
 
 
-def _tokenise(tokenizer: Tokenizer, texts: list[str], max_length: int) -> list[bytes]:
+def _tokenise(tokenizer: Tokenizer, texts: list[str], max_length: int, side: str) -> list[bytes]:
     """Each text's ids and, as the last number, how many there would have been; in int32."""
     batch = tokenizer(
         texts,
-        truncation=True,
-        max_length=max_length,
+        truncation=False,
         padding=False,
         return_attention_mask=False,
         return_token_type_ids=False,
+        verbose=False,  # it would speak of lengths that the model cannot read
     )
     neutral = [neutral_id(tokenizer)]
-    all_ids = [ids or neutral for ids in batch["input_ids"]]
-    full_lengths = [len(ids) for ids in all_ids]
-    for row, ids in enumerate(all_ids):
-        if len(ids) >= max_length:
-            full_lengths[row] += _n_cut(tokenizer, texts[row], batch, row)
-    return [
-        array("i", [*ids, length]).tobytes()
-        for ids, length in zip(all_ids, full_lengths, strict=True)
-    ]
+    computed = []
+    for row, ids in enumerate(batch["input_ids"]):
+        kept = ids or neutral
+        if len(ids) > max_length:
+            is_special = _is_special(tokenizer, texts[row], batch, row)
+            n_first, n_last = kept_tokens(max_length, side, is_special)
+            kept = ids[:n_first] + ids[len(ids) - n_last :]
+        computed.append(array("i", [*kept, max(len(ids), 1)]).tobytes())
+    return computed
 
 
-def _n_cut(tokenizer: Tokenizer, text: str, batch: Any, row: int) -> int:
-    """How many tokens of a text were cut off."""
-    if not batch.encodings:  # a tokenizer in Python
-        whole = tokenizer(text, add_special_tokens=True, verbose=False)
-        return len(whole["input_ids"]) - len(batch["input_ids"][row])
-    # The core keeps what it cut in pieces, each with special tokens of its own.
-    return sum(
-        len(piece) - sum(piece.special_tokens_mask) for piece in batch.encodings[row].overflowing
+def _is_special(tokenizer: Tokenizer, text: str, batch: Any, row: int) -> list[int]:
+    """Which tokens of a text the tokenizer has added; asked for long texts only, for its time."""
+    if batch.encodings:
+        return list(batch.encodings[row].special_tokens_mask)
+    # A tokenizer in Python.
+    return list(
+        tokenizer(text, return_special_tokens_mask=True, verbose=False)["special_tokens_mask"]
     )
 
 

@@ -33,9 +33,9 @@ def counted(monkeypatch):
         counts["reads"] += 1
         return read(*arguments)
 
-    def counting_tokenise(tokenizer, texts, max_length):
+    def counting_tokenise(tokenizer, texts, max_length, side):
         counts.update(("text", text, max_length) for text in texts)
-        return tokenise(tokenizer, texts, max_length)
+        return tokenise(tokenizer, texts, max_length, side)
 
     monkeypatch.setattr(_pretrained, "read_checkpoint", counting_read)
     monkeypatch.setattr(_tokenization, "_tokenise", counting_tokenise)
@@ -232,7 +232,6 @@ def test_tokens__tokenizer_in_python__only_equals_itself(folder):
     class Words:
         """Numbers each word by its length, from an offset on."""
 
-        truncation_side = "right"
         bos_token_id = cls_token_id = eos_token_id = pad_token_id = 0
 
         def __init__(self, offset):

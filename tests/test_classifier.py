@@ -252,6 +252,7 @@ BAD_PARAMETERS = {
     "schedule": ["step", None],
     "max_epochs": [0, 2.5],
     "early_stopping": ["maybe", 2],
+    "truncation_side": ["centre", None],
     "validation_fraction": [1.0, -0.1, 5],
     "n_iter_no_change": [0, 1.5],
     "tol": [-1e-9],
@@ -272,6 +273,24 @@ BAD_PARAMETERS = {
 
 def test_bad_parameters__table__covers_every_parameter(make):
     assert set(BAD_PARAMETERS) == set(make().get_params())
+
+
+@pytest.mark.parametrize(("side", "sees_it"), [("middle", True), ("left", True), ("right", False)])
+def test_truncation_side__word_that_decides_is_last__seen_unless_cut_off(make, side, sees_it):
+    words, labels = ["good", "bad"] * 60, ["yes", "no"] * 60
+    texts = ["the film " * (10 + number % 7) + word for number, word in enumerate(words)]
+    clf = make(max_length=8, truncation_side=side, early_stopping=False, calibrate=False)
+    assert (clf.fit(texts, labels).score(texts, labels) == 1) == sees_it
+    assert clf.truncation_report_["share_cut"] == 1
+
+
+def test_truncation_side__changed_after_fit__answers_as_it_learned(make, binary):
+    clf = make(max_length=6, max_epochs=1).fit(*binary)
+    texts = ["good bad film " * 10]
+    expected = clf.predict_proba(texts)
+    np.testing.assert_array_equal(
+        clf.set_params(truncation_side="right").predict_proba(texts), expected
+    )
 
 
 BAD_VALUES = [(name, value) for name, values in BAD_PARAMETERS.items() for value in values]

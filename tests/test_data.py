@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from sklearn_transformers._batching import Padding
 from sklearn_transformers._data import Rows, read_rows, split_rows, tokenise_rows
 from sklearn_transformers._targets import ClassCodec
 
 CODEC = ClassCodec.learn(["a", "b"])
+PADDING = Padding(pad_id=0, longest=16)
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def test_read_rows__weight_zero__is_absent():
 
 
 def test_tokenise_rows__weights__are_multiplied_and_scaled_to_a_mean_of_one(tokenizer):
-    data, _ = tokenise_rows(rows_of([1.0, 2.0, 3.0]), np.array([4.0, 1.0]), tokenizer, 16)
+    data, _ = tokenise_rows(rows_of([1.0, 2.0, 3.0]), np.array([4.0, 1.0]), tokenizer, PADDING)
     np.testing.assert_allclose(data.weights, np.array([4, 2, 3]) / 3)
     assert len(data) == len(data.texts) == 3
 
@@ -33,7 +35,7 @@ def test_tokenise_rows__weights__are_multiplied_and_scaled_to_a_mean_of_one(toke
 @pytest.mark.parametrize("scale", [1e308, 1e-300, 1e-320])
 @pytest.mark.parametrize("class_scale", [1.0, 1e308, 1e-300])
 def test_tokenise_rows__huge_or_tiny_weights__equal_ordinary_ones(tokenizer, scale, class_scale):
-    data, _ = tokenise_rows(rows_of([scale] * 3), np.full(2, class_scale), tokenizer, 16)
+    data, _ = tokenise_rows(rows_of([scale] * 3), np.full(2, class_scale), tokenizer, PADDING)
     np.testing.assert_allclose(data.weights, 1)
     balanced = CODEC.class_weights("balanced", np.array([0, 1, 1]), np.full(3, scale))
     np.testing.assert_allclose(balanced, [1.5, 0.75])

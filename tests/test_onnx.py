@@ -83,7 +83,8 @@ def assert_answers_alike(clf, folder):
     np.testing.assert_allclose(served.predict_proba(TEXTS), expected, rtol=0, atol=1e-4)
     np.testing.assert_array_equal(served.predict(TEXTS), clf.predict(TEXTS))
     tokens = id_lists(served._tokenizer.encode(TEXTS))
-    assert tokens == id_lists(encode(clf.tokenizer_, TEXTS, clf._padding["longest"]))
+    padding = clf._padding
+    assert tokens == id_lists(encode(clf.tokenizer_, TEXTS, padding["longest"], padding["cut"]))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -375,6 +376,7 @@ def test_load__no_tokenizer__is_refused(hostile):
         {"temperature": 0.0},
         {"temperature": "warm"},
         {"padding": {"pad_id": 10**6, "longest": 256, "masked": True}},  # no such token
+        {"padding": {"pad_id": 0, "longest": 256, "masked": True, "cut": "centre"}},
         {"padding": {}},
         {"tokenizer": {"max_length": -1, "splits_specials": False, "neutral_id": 0}},
         {"tokenizer": None},

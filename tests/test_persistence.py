@@ -164,6 +164,7 @@ def test_golden__every_released_format__answers_as_it_did(number, kind):
         clf.predict_proba(expected["texts"]), expected["probabilities"], rtol=0, atol=1e-5
     )
     assert clf.classes_.tolist() == ["bad", "good", "plain"]
+    assert clf.truncation_side == "right"  # all that format 1 knew
 
 
 def test_pickle__newer_format__asks_for_an_upgrade(fitted):

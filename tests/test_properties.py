@@ -38,10 +38,13 @@ def tokenizer(request, checkpoints):
 
 
 @steady
-@given(texts=TEXTS, max_length=st.integers(3, 60))
-@example(texts=["", "good " * 100, "\0"], max_length=3)
-def test_encode__any_texts__equal_the_tokenizers_own_one_at_a_time(tokenizer, texts, max_length):
-    encoded = encode(tokenizer, texts, max_length)
+@given(texts=TEXTS, max_length=st.integers(3, 60), side=st.sampled_from(["right", "left"]))
+@example(texts=["", "good " * 100, "\0"], max_length=3, side="right")
+def test_encode__any_texts__equal_the_tokenizers_own_one_at_a_time(
+    tokenizer, texts, max_length, side
+):
+    encoded = encode(tokenizer, texts, max_length, side)
+    tokenizer.truncation_side = side
     assert len(encoded) == len(texts)
     assert encoded.lengths.min() >= 1
     assert encoded.lengths.max() <= max_length
@@ -55,8 +58,8 @@ def test_encode__any_texts__equal_the_tokenizers_own_one_at_a_time(tokenizer, te
 @given(texts=TEXTS)
 def test_encode__again__finds_the_same_in_the_cache(tokenizer, texts):
     clear_cache()
-    first = encode(tokenizer, texts, 16).contents()
-    assert encode(tokenizer, texts, 16).contents() == first
+    first = encode(tokenizer, texts, 16, "middle").contents()
+    assert encode(tokenizer, texts, 16, "middle").contents() == first
 
 
 @steady

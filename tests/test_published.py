@@ -75,6 +75,41 @@ def test_tokenizer__truncation_without_a_length__cuts_as_the_classifier(
     assert len(tokenizer("good " * 50, truncation=True)["input_ids"]) == 7
 
 
+LONG = ["good " * 20 + "bad " * 20, "bad " * 20 + "good " * 20]
+
+
+def test_pipeline__texts_that_are_cut__same_probabilities_if_cut_at_the_end(
+    make, three_classes, tmp_path
+):
+    clf = make(max_epochs=2, max_length=7, truncation_side="right").fit(*three_classes)
+    clf.save(tmp_path / "saved")
+    logits, _ = their_logits(tmp_path / "saved", LONG)
+    np.testing.assert_allclose(logits, clf.decision_function(LONG), rtol=1e-4, atol=1e-4)
+    assert "cut at their end" not in (tmp_path / "saved" / "README.md").read_text()
+
+
+def test_card__middle_is_left_out__says_that_transformers_cuts_elsewhere(
+    make, three_classes, tmp_path
+):
+    make(max_epochs=1, max_length=7).fit(*three_classes).save(tmp_path / "saved")
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert "Texts of more than 7 tokens are cut at their end there" in card
+
+
+def test_from_pretrained__texts_that_are_cut__answers_as_transformers(
+    make, three_classes, tmp_path
+):
+    make(max_epochs=2, max_length=7).fit(*three_classes).save(tmp_path / "saved")
+    adopted = TransformerTextClassifier.from_pretrained(tmp_path / "saved", max_length=7)
+    assert adopted.truncation_side == "right"
+    logits, _ = their_logits(tmp_path / "saved", LONG)
+    np.testing.assert_allclose(adopted.decision_function(LONG), logits, rtol=1e-4, atol=1e-4)
+    asked = TransformerTextClassifier.from_pretrained(
+        tmp_path / "saved", max_length=7, truncation_side="left"
+    )
+    assert np.abs(asked.decision_function(LONG) - logits).max() > 0.01
+
+
 @pytest.mark.parametrize("classes", [(0, 1), (False, True)], ids=str)
 def test_auto_model__labels_that_are_no_texts__are_named_by_them(make, tmp_path, binary, classes):
     codes = [classes[label == "yes"] for label in binary[1]]

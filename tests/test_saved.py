@@ -316,6 +316,7 @@ def test_load__configuration_that_does_not_fit__is_refused(saved, changes):
         ("fitted", {"_padding": {"pad_id": -1, "longest": 20, "masked": True}}),
         ("fitted", {"_padding": {}}),
         ("fitted", {"_padding": {"pad_id": 1, "longest": 0, "masked": True}}),
+        ("fitted", {"_padding": {"pad_id": 1, "longest": 20, "masked": True, "cut": "centre"}}),
         ("form", {"n_classes": 10**9}),
         ("form", {"width": 10**9}),
         ("form", {"head": "os.system"}),

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 from conftest import ARCHITECTURES
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, CanineTokenizer
 
 from sklearn_transformers import _tokenization
+from sklearn_transformers._encoded import kept_tokens
 from sklearn_transformers._tokenization import CHUNK, encode, resolve_max_length
 
 
@@ -22,14 +23,59 @@ def test_encode__texts__equal_the_tokenizers_own_ids(pretrained):
         np.testing.assert_array_equal(encoded.tokens(np.array([row])), expected)
 
 
-def test_encode__long_text__is_cut_at_the_end(pretrained):
+# Of 8 tokens, how many of a text's own are from its start, with and without [CLS] and [SEP].
+FROM_THE_START = {"right": (6, 8), "middle": (1, 2), "left": (0, 0)}
+
+
+@pytest.mark.parametrize("side", FROM_THE_START)
+def test_encode__long_text__is_cut_where_asked(pretrained, side):
     kind, tokenizer, _ = pretrained
-    encoded = encode(tokenizer, ["great " + "the film " * 50], 8)
-    assert list(encoded.lengths) == [8]
-    ids = list(encoded.ids)
-    assert ids[:3] == tokenizer("great the film")["input_ids"][:3]
-    if kind != "gpt2":
-        assert ids[-1] == tokenizer.sep_token_id
+    text = "we ate the film was great and good " * 20
+    encoded = encode(tokenizer, [text, "the film", text], 8, side)
+    assert list(encoded.lengths[[0, 2]]) == [8, 8]
+    whole = tokenizer(text, verbose=False)["input_ids"]
+    first, *own, last = whole if kind != "gpt2" else [None, *whole, None]
+    n_own = 8 if kind == "gpt2" else 6
+    n_first = FROM_THE_START[side][kind == "gpt2"]
+    expected = own[:n_first] + own[len(own) - n_own + n_first :]
+    expected = expected if kind == "gpt2" else [first, *expected, last]
+    for row in (0, 2):
+        np.testing.assert_array_equal(encoded.tokens(np.array([row])), expected)
+    np.testing.assert_array_equal(encoded.tokens(np.array([1])), tokenizer("the film")["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("is_special", "expected"),
+    [
+        ([1, 1, 0, 0, 0, 0, 0, 0, 0, 1], (2 + 1, 4 + 1)),  # five places for text: 1 and 4
+        ([0] * 10, (2, 6)),
+        ([0] * 8 + [1] * 2, (1, 7)),
+    ],
+    ids=["both ends", "none", "after"],
+)
+def test_kept_tokens__middle__keeps_all_that_is_special(is_special, expected):
+    assert kept_tokens(8, "middle", is_special) == expected
+
+
+def test_encode__text_that_looks_special__is_cut_like_any_other(checkpoints):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
+    whole = tokenizer("[CLS] [SEP] good film [CLS] [SEP]")["input_ids"]
+    encoded = encode(tokenizer, ["[CLS] [SEP] good film [CLS] [SEP]"], 6, "middle")
+    assert encoded.ids.tolist() == [*whole[:2], *whole[-4:]]
+
+
+def test_encode__tokenizer_in_python__keeps_what_it_added_at_both_ends():
+    tokenizer = CanineTokenizer()
+    whole = tokenizer("abcdefghij")["input_ids"]
+    encoded = encode(tokenizer, ["abcdefghij", "ab"], 8, "middle")
+    assert encoded.ids.tolist() == [*whole[:2], *whole[-6:], *tokenizer("ab")["input_ids"]]
+
+
+def test_encode__sides_in_turn__do_not_answer_for_each_other(checkpoints):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
+    text = "good bad " * 10 + "film"
+    ids = {side: encode(tokenizer, [text], 8, side).ids.tolist() for side in FROM_THE_START}
+    assert len(set(map(tuple, ids.values()))) == 3
 
 
 def test_encode__more_texts_than_a_chunk__keeps_order(checkpoints):
