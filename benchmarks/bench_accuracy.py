@@ -60,7 +60,7 @@ ABLATIONS = {
 METHODS = ("tfidf", "frozen", "ordinary", "trainer", "setfit", "ours")
 SIZES = ("8/class", "64/class", "600", "2000", "all")
 MOST_ROWS = 10_000
-MAX_LENGTH = 256
+MAX_LENGTH = 512
 LIBRARIES = ("torch", "transformers", "scikit-learn", "setfit", "sentence-transformers")
 
 

@@ -56,13 +56,14 @@ class TransformerTextClassifier(
         name on the Hugging Face Hub; of encoder-decoders only T5 and its kin. The default has
         22.7 M weights and can be fine-tuned on a laptop's CPU; with the extra `offline` it is
         read from the installed package.
-    max_length : int, default=256
-        Longest input in tokens, special tokens included; memory grows at least linearly with
-        it. A model that cannot read that much lowers it, with a warning.
+    max_length : int or "auto", default="auto"
+        Longest input in tokens, special tokens included; time and memory grow at least linearly
+        with it where texts are that long. A model that cannot read that much lowers it, with a
+        warning. "auto" is 512, or as much as the model can read.
     truncation_side : {"middle", "right", "left"}, default="middle"
-        Which part of a longer text is left out. "middle" keeps the first quarter and the last
-        three quarters of `max_length`, because what a text is about and what it comes to stand at
-        its ends [15]_; "right" keeps its start only, as most other tools do, "left" its end.
+        Which part of a longer text is left out. "middle" keeps both ends, where it is said what a
+        text is about and what it comes to [15]_, half of `max_length` each; "right" keeps its
+        start only, as most other tools do, "left" its end.
     pooling : {"auto", "cls", "mean", "max", "last"}, default="auto"
         How the hidden states of a text's tokens become one vector: the first token's, their
         mean, their maximum, or the last token's. "auto" takes what the checkpoint was trained
@@ -361,7 +362,7 @@ class TransformerTextClassifier(
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "model": [str, os.PathLike],
-        "max_length": [Interval(Integral, 1, None, closed="left")],
+        "max_length": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "truncation_side": [StrOptions({"middle", "right", "left"})],
         "pooling": [StrOptions({"auto", "cls", "mean", "max", "last"})],
         "dropout": [Interval(Real, 0, 1, closed="left"), None],
@@ -410,7 +411,7 @@ class TransformerTextClassifier(
         self,
         model: str | os.PathLike[str] = "sentence-transformers/all-MiniLM-L6-v2",
         *,
-        max_length: int = 256,
+        max_length: int | str = "auto",
         truncation_side: str = "middle",
         pooling: str = "auto",
         dropout: float | None = None,

@@ -24,6 +24,9 @@ __all__ = ["encode", "encode_and_count", "golden_ids", "resolve_max_length"]
 # enough that what it makes of them, some 100 bytes a character, stays small.
 CHUNK, CHUNK_CHARACTERS = 1024, 2**21
 
+# The `max_length` of "auto", in tokens: all that BERT and its kin can read.
+AUTO = 512
+
 # What is asked of a tokenizer is written into it before it reads, and threads share tokenizers.
 # They use all cores by themselves.
 _TOKENIZERS = threading.Lock()
@@ -148,11 +151,12 @@ def _key(salt: Any, text: str) -> bytes:
 
 
 def resolve_max_length(
-    max_length: int, tokenizer: Tokenizer, backbone: PreTrainedModel, n_prompt: int = 0
+    max_length: int | str, tokenizer: Tokenizer, backbone: PreTrainedModel, n_prompt: int = 0
 ) -> int:
     """Return `max_length`, or the longest input that backbone and tokenizer can take.
 
-    Positions that a prompt of `n_prompt` vectors takes are not to be had.
+    "auto" stands for `AUTO`, and less needs no warning then. Positions that a prompt of `n_prompt`
+    vectors takes are not to be had.
 
     Raises
     ------
@@ -160,19 +164,20 @@ def resolve_max_length(
         When the special tokens leave no room for text.
     """
     n_special = tokenizer.num_special_tokens_to_add()
-    if max_length <= n_special:
+    asked = AUTO if isinstance(max_length, str) else max_length
+    if asked <= n_special:
         raise ValueError(
             f"max_length={max_length} leaves no room for text beside the {n_special} special "
             f"tokens of this model. Use at least {n_special + 1}."
         )
     limits = [limit - n_prompt for limit in _position_limits(backbone)]
-    longest = int(min([max_length, tokenizer.model_max_length, *limits]))
+    longest = int(min([asked, tokenizer.model_max_length, *limits]))
     if longest <= n_special:
         raise ValueError(
             f"n_prompt_tokens={n_prompt} leaves no room for text: this model can read "
             f"{longest + n_prompt} tokens. Lower it."
         )
-    if longest < max_length:
+    if longest < asked and max_length != "auto":
         warnings.warn(
             f"max_length={max_length} is more than this model can read; using {longest}.",
             stacklevel=2,

@@ -65,7 +65,7 @@ def test_search__candidates_and_folds__read_once_and_tokenise_each_text_once(
     GridSearchCV(make(max_epochs=1), grid, cv=3, scoring=scoring, refit="accuracy").fit(X, y)
     cross_validate(make(max_epochs=1, scoring="accuracy"), X, y, return_train_score=True)
     assert counted["reads"] == 1
-    assert texts_counted(counted) == {("text", text, 256): 1 for text in set(X)}
+    assert texts_counted(counted) == {("text", text, 300): 1 for text in set(X)}
 
 
 def test_search__caches_off__gives_the_same_bits(make, three_classes, counted):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from conftest import ARCHITECTURES
-from transformers import AutoModel, AutoTokenizer, CanineTokenizer
+from transformers import AutoModel, AutoTokenizer, BertConfig, CanineTokenizer
 
 from sklearn_transformers import _tokenization
 from sklearn_transformers._encoded import kept_tokens
@@ -24,7 +24,7 @@ def test_encode__texts__equal_the_tokenizers_own_ids(pretrained):
 
 
 # Of 8 tokens, how many of a text's own are from its start, with and without [CLS] and [SEP].
-FROM_THE_START = {"right": (6, 8), "middle": (1, 2), "left": (0, 0)}
+FROM_THE_START = {"right": (6, 8), "middle": (3, 4), "left": (0, 0)}
 
 
 @pytest.mark.parametrize("side", FROM_THE_START)
@@ -47,9 +47,9 @@ def test_encode__long_text__is_cut_where_asked(pretrained, side):
 @pytest.mark.parametrize(
     ("is_special", "expected"),
     [
-        ([1, 1, 0, 0, 0, 0, 0, 0, 0, 1], (2 + 1, 4 + 1)),  # five places for text: 1 and 4
-        ([0] * 10, (2, 6)),
-        ([0] * 8 + [1] * 2, (1, 7)),
+        ([1, 1, 0, 0, 0, 0, 0, 0, 0, 1], (2 + 2, 3 + 1)),  # five places for text: 2 and 3
+        ([0] * 10, (4, 4)),
+        ([0] * 8 + [1] * 2, (3, 5)),
     ],
     ids=["both ends", "none", "after"],
 )
@@ -61,14 +61,14 @@ def test_encode__text_that_looks_special__is_cut_like_any_other(checkpoints):
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     whole = tokenizer("[CLS] [SEP] good film [CLS] [SEP]")["input_ids"]
     encoded = encode(tokenizer, ["[CLS] [SEP] good film [CLS] [SEP]"], 6, "middle")
-    assert encoded.ids.tolist() == [*whole[:2], *whole[-4:]]
+    assert encoded.ids.tolist() == [*whole[:3], *whole[-3:]]
 
 
 def test_encode__tokenizer_in_python__keeps_what_it_added_at_both_ends():
     tokenizer = CanineTokenizer()
     whole = tokenizer("abcdefghij")["input_ids"]
     encoded = encode(tokenizer, ["abcdefghij", "ab"], 8, "middle")
-    assert encoded.ids.tolist() == [*whole[:2], *whole[-6:], *tokenizer("ab")["input_ids"]]
+    assert encoded.ids.tolist() == [*whole[:4], *whole[-4:], *tokenizer("ab")["input_ids"]]
 
 
 def test_encode__sides_in_turn__do_not_answer_for_each_other(checkpoints):
@@ -115,6 +115,28 @@ def test_resolve_max_length__more_than_positions__is_lowered_with_warning(pretra
     assert resolve_max_length(256, tokenizer, backbone) == 256
     with pytest.warns(UserWarning, match="max_length=1000 is more.*using 300"):
         assert resolve_max_length(1000, tokenizer, backbone) == 300
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(1000, 300), (100, 100)])
+@pytest.mark.filterwarnings("error")
+def test_resolve_max_length__auto__is_what_the_model_can_read(checkpoints, limit, expected):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"], model_max_length=limit)
+    backbone = AutoModel.from_pretrained(checkpoints["bert"])
+    assert resolve_max_length("auto", tokenizer, backbone) == expected
+    assert resolve_max_length("auto", tokenizer, backbone, 30) == min(expected, 270)
+
+
+def test_resolve_max_length__auto__is_512_where_the_model_could_read_more():
+    config = BertConfig(
+        vocab_size=9,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        max_position_embeddings=4096,
+    )
+    backbone = AutoModel.from_config(config)
+    assert resolve_max_length("auto", CanineTokenizer(model_max_length=2048), backbone) == 512
 
 
 def test_resolve_max_length__tokenizer_limit__counts(checkpoints):
