@@ -25,8 +25,7 @@ FEW_CUT = 0.05
 FEW_UNKNOWN = 0.1
 FEW_SPELLED = 0.3
 
-# Of tokens that are cut off. On film reviews of a thousand tokens, where 256 lost 71 %, TF-IDF was
-# better by 13 points (128 rows).
+# Of tokens that are cut off: beyond this, who reads whole texts has read more than twice as much.
 MUCH_LOST = 0.5
 
 # From here on, Unicode has scripts that write words or syllables with one character.
