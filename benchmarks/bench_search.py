@@ -235,7 +235,8 @@ class Job:
         self.epochs = options.epochs
         self.batch_size = options.batch_size
         self.tokens = {
-            text: encode(self.pretrained.tokenizer, [text], self.max_length).ids for text in self.X
+            text: encode(self.pretrained.tokenizer, [text], self.max_length, "middle").ids
+            for text in self.X
         }
 
     def search(self, estimator, prefixes=("learning_rate", "weight_decay"), y=None):

@@ -88,7 +88,7 @@ def _use(estimator: Any, published: bool) -> str:
         "```\n\n"
         "in float32 or bfloat16; float16 has not the range for every such model."
     )
-    if estimator._padding.get("cut", "right") != "right":
+    if estimator._padding.get("cut") == "middle":
         theirs += (
             f" Texts of more than {estimator.max_length_} tokens are cut at their end there, which "
             "is not what the model was trained with."

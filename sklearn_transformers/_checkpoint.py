@@ -160,9 +160,7 @@ def _read(source: str, key: Hashable, **where: Any) -> Checkpoint:
         # BigBird gives it up for good at the first short batch: answers would depend on
         # what was asked before.
         config.attention_type = "original_full"
-    tokenizer = AutoTokenizer.from_pretrained(
-        source, truncation_side="right", trust_remote_code=False, **where
-    )
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
     # Weights that the files lack are drawn at random here and dropped again below.
     with torch.random.fork_rng([]):
         backbone, report = architecture.from_pretrained(

@@ -59,11 +59,12 @@ class TransformerTextClassifier(
     max_length : int or "auto", default="auto"
         Longest input in tokens, special tokens included; time and memory grow at least linearly
         with it where texts are that long. A model that cannot read that much lowers it, with a
-        warning. "auto" is 512, or as much as the model can read.
+        warning. "auto" is 512, or less where the model reads less.
     truncation_side : {"middle", "right", "left"}, default="middle"
         Which part of a longer text is left out. "middle" keeps both ends, where it is said what a
-        text is about and what it comes to [15]_, half of `max_length` each; "right" keeps its
-        start only, as most other tools do, "left" its end.
+        text is about and what it comes to, half of `max_length` each (after [15]_, which keeps
+        more of the end); "right" keeps its start only, as most other tools do, "left" its end.
+        Training that goes on takes what is set then.
     pooling : {"auto", "cls", "mean", "max", "last"}, default="auto"
         How the hidden states of a text's tokens become one vector: the first token's, their
         mean, their maximum, or the last token's. "auto" takes what the checkpoint was trained
@@ -770,7 +771,7 @@ class TransformerTextClassifier(
         a linear head and, for BERT and its kin, any of the poolings "cls" and "mean", it is also
         a checkpoint that ``transformers.AutoModelForSequenceClassification`` and the pipeline
         "text-classification" read, with the same logits (after division by `temperature_`) and
-        label names. They cut long texts at the end, whatever `truncation_side` says.
+        label names. They cannot leave out the middle of a long text: then they cut its end.
 
         Parameters
         ----------
@@ -842,8 +843,8 @@ class TransformerTextClassifier(
             ``transformers.AutoModelForSequenceClassification``.
         **parameters : dict
             Further parameters of the constructor, but for `pooling` and `head`, which the
-            checkpoint has settled. `truncation_side` is "right", as for transformers, unless
-            given.
+            checkpoint has settled. Unless given, `truncation_side` is what the checkpoint's
+            tokenizer says, and `max_length` 512, also where the model could read more.
 
         Returns
         -------
@@ -868,10 +869,9 @@ class TransformerTextClassifier(
                 "them already. To fine-tune it in another form, use fit."
             )
         classifier = cls(model, **parameters)
-        if "truncation_side" not in parameters:
-            classifier.truncation_side = "right"
         classifier._validate_params()
-        classifier.__dict__.update(adopt(classifier))
+        classifier.__dict__.update(adopt(classifier, parameters.get("truncation_side")))
+        classifier.truncation_side = classifier._padding["cut"]
         return classifier
 
     def export_onnx(self, path: str | os.PathLike[str], int8: bool = False) -> None:

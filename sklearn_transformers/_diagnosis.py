@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from sklearn_transformers._batching import Padding
 from sklearn_transformers._calibration import mean_and_error
 from sklearn_transformers._data import Rows
 from sklearn_transformers._encoded import EncodedTexts
@@ -27,6 +28,7 @@ FEW_SPELLED = 0.3
 
 # Of tokens that are cut off: beyond this, who reads whole texts has read more than twice as much.
 MUCH_LOST = 0.5
+CUT_AT = {"middle": "their middle", "right": "their end", "left": "their start"}
 
 # From here on, Unicode has scripts that write words or syllables with one character.
 FIRST_EAST_ASIAN = "\u2e80"
@@ -47,10 +49,14 @@ def warn_of_tokens(
     encoded: EncodedTexts,
     full_lengths: np.ndarray,
     truncation: dict[str, Any],
+    padding: Padding,
+    limit: int,
 ) -> None:
-    """Look at what the tokenizer made of the texts, and at what was cut off."""
-    # Where any text was cut, the longest one left is as long as allowed.
-    _warn_of_truncation(truncation, int(encoded.lengths.max()))
+    """Look at what the tokenizer made of the texts, and at what was left out.
+
+    `limit` is the longest input that the model can read.
+    """
+    _warn_of_truncation(truncation, padding, limit)
     _warn_of_vocabulary(tokenizer, texts, encoded, full_lengths)
 
 
@@ -125,16 +131,18 @@ def report_truncation(full_lengths: np.ndarray, max_length: int) -> dict[str, An
     }
 
 
-def _warn_of_truncation(report: dict[str, Any], max_length: int) -> None:
-    """Say how much `max_length` cuts off, where it is much."""
+def _warn_of_truncation(report: dict[str, Any], padding: Padding, limit: int) -> None:
+    """Say how much `max_length` leaves out, where it is much."""
     if report["share_cut"] > FEW_CUT:
-        lost = report["share_of_tokens_lost"]
+        lost, enough = report["share_of_tokens_lost"], report["length_for_95_percent"]
+        advice = f"max_length={enough} would keep 95 % of the texts whole"
+        if enough > limit:
+            advice += f", but this model reads no more than {limit}"
         beside = " Compare with TF-IDF, which reads whole texts." if lost > MUCH_LOST else ""
         _warn(
             f"{_share(report['n_cut'], report['n_texts'])} texts are longer than max_length="
-            f"{max_length} tokens and were cut, which lost {lost:.0%} "
-            f"of all tokens. max_length={report['length_for_95_percent']} would keep 95 % of the "
-            "texts whole, where the model can read that much; see truncation_report_." + beside
+            f"{padding.longest} tokens and were cut, at {CUT_AT[padding.cut]}, which lost "
+            f"{lost:.0%} of all tokens. {advice}; see truncation_report_.{beside}"
         )
 
 

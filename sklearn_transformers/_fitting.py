@@ -44,7 +44,7 @@ from sklearn_transformers._start import (
 )
 from sklearn_transformers._stopping import KeepBest, TrainOrNot
 from sklearn_transformers._targets import ClassCodec
-from sklearn_transformers._tokenization import golden_ids
+from sklearn_transformers._tokenization import golden_ids, longest_input
 from sklearn_transformers._validation import check_texts
 from sklearn_transformers._vectors import on_vectors
 
@@ -141,7 +141,9 @@ def fine_tune(
         train_data, lengths = tokenise_rows(train, class_weights, tokenizer, padding)
         truncation = report_truncation(lengths, padding.longest)
         if not one_epoch:
-            warn_of_tokens(tokenizer, train.texts, train_data.texts, lengths, truncation)
+            limit = longest_input(tokenizer, model.backbone)
+            read = (train.texts, train_data.texts, lengths)
+            warn_of_tokens(tokenizer, *read, truncation, padding, limit)
         if held is not None:
             held.data, _ = tokenise_rows(held.rows, class_weights, tokenizer, padding)
         snapshots.begin(model, train_data.texts.ids)

@@ -99,8 +99,10 @@ def as_published(
     return None
 
 
-def adopt(estimator: Any) -> dict[str, Any]:
+def adopt(estimator: Any, side: str | None) -> dict[str, Any]:
     """The fitted attributes of an estimator whose `model` was published fine-tuned already.
+
+    Long texts are cut at `side`; None stands for the one that the tokenizer states.
 
     Raises
     ------
@@ -122,8 +124,8 @@ def adopt(estimator: Any) -> dict[str, Any]:
             "distinct. Use transformers itself, or fit a classifier of your own from it."
         )
     longest = resolve_max_length(estimator.max_length, tokenizer, model.backbone)
-    cut = estimator.truncation_side
-    padding = Padding(pretrained.pad_id, longest, pretrained.masks_padding, cut)
+    side = tokenizer.truncation_side if side is None else side
+    padding = Padding(pretrained.pad_id, longest, pretrained.masks_padding, side)
     untrained = ("learning_rate_", "head_learning_rate_", "batch_size_", "best_score_")
     return dict.fromkeys(untrained) | {
         "classes_": classes,

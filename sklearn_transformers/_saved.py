@@ -11,7 +11,6 @@ import os
 import platform
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ import torch
 from huggingface_hub import HfApi
 from safetensors.torch import load, save
 
-from sklearn_transformers._batching import Padding
 from sklearn_transformers._card import model_card
 from sklearn_transformers._device import resolve_device
 from sklearn_transformers._folder import damage_named, read_folder, write_folder
@@ -82,9 +80,13 @@ def save_estimator(estimator: Any, path: str | os.PathLike[str]) -> None:
     tensors = tensors_of(model, estimator.store_dtype)
     files = files_of(model.backbone.config, tokenizer)
     own_files = {name: json.loads(files[name]) for name in OWN_FILES}
-    # Whoever truncates without a word of how long truncates as we do.
-    shorter = own_files[TOKENIZER] | {"model_max_length": estimator.max_length_}
-    files[TOKENIZER] = json.dumps(shorter, indent=1).encode()
+    # Whoever truncates without a word of how long and where truncates as we do, or nearly so.
+    side = estimator._padding.get("cut", "right")
+    cuts = {
+        "model_max_length": estimator.max_length_,
+        "truncation_side": "right" if side == "middle" else side,
+    }
+    files[TOKENIZER] = json.dumps(own_files[TOKENIZER] | cuts, indent=1).encode()
     shown, prefix = {}, ""
     twin = _twin(estimator, model)
     if twin is None:
@@ -137,7 +139,7 @@ def load_estimator(cls: Any, path: str | os.PathLike[str], device: Any) -> Any:
         parameters = {name: _object(value) for name, value in record["parameters"].items()}
         parameters.pop("checkpoint_dir", None)  # nobody else says where this machine writes
         estimator = cls(**parameters)
-        if "truncation_side" not in parameters:  # it was saved before there was a choice
+        if "cut" not in record["fitted"]["_padding"]:  # it was saved before there was a choice
             estimator.truncation_side = "right"
         estimator._validate_params()
         estimator.__dict__.update(_attributes(record, files, device))
@@ -244,7 +246,7 @@ def _check_fitted(fitted: Mapping[str, Any]) -> None:
     if not (isinstance(temperature, float) and 0 < temperature < float("inf")):
         raise ValueError(f"temperature_={temperature!r}")
     check_probes(fitted["_golden_ids"])
-    kinds = {name: type(value) for name, value in asdict(Padding(**padding)).items()}
+    kinds = {name: type(value) for name, value in ({"cut": "right"} | padding).items()}
     known = {"pad_id": int, "longest": int, "masked": bool, "cut": str}
     if kinds != known or padding["pad_id"] < 0:
         raise ValueError(f"_padding={padding}")

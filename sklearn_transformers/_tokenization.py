@@ -18,7 +18,7 @@ from sklearn_transformers._encoded import EncodedTexts, kept_tokens
 from sklearn_transformers._fork import in_every_fork
 from sklearn_transformers._probes import PROBES
 
-__all__ = ["encode", "encode_and_count", "golden_ids", "resolve_max_length"]
+__all__ = ["encode", "encode_and_count", "golden_ids", "longest_input", "resolve_max_length"]
 
 # Texts, and characters in them, handed to the tokenizer at once: enough to keep all cores busy, few
 # enough that what it makes of them, some 100 bytes a character, stays small.
@@ -40,9 +40,7 @@ def _renew_lock() -> None:
 in_every_fork(_renew_lock)
 
 
-def encode(
-    tokenizer: Tokenizer, texts: list[str], max_length: int, side: str = "right"
-) -> EncodedTexts:
+def encode(tokenizer: Tokenizer, texts: list[str], max_length: int, side: str) -> EncodedTexts:
     """Tokenise with special tokens; of longer texts, leave out the end, the start or the middle.
 
     Tokens that the process still knows, from whatever estimator, are not computed again.
@@ -137,10 +135,12 @@ def _is_special(tokenizer: Tokenizer, text: str, batch: Any, row: int) -> list[i
     """Which tokens of a text the tokenizer has added; asked for long texts only, for its time."""
     if batch.encodings:
         return list(batch.encodings[row].special_tokens_mask)
-    # A tokenizer in Python.
-    return list(
-        tokenizer(text, return_special_tokens_mask=True, verbose=False)["special_tokens_mask"]
-    )
+    # A tokenizer in Python, which may not be able to say.
+    ids = batch["input_ids"][row]
+    bare = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    n_added = len(ids) - len(bare)
+    n_before = next(n for n in range(n_added + 1) if ids[n : n + len(bare)] == bare)
+    return [1] * n_before + [0] * len(bare) + [1] * (n_added - n_before)
 
 
 def _key(salt: Any, text: str) -> bytes:
@@ -170,8 +170,7 @@ def resolve_max_length(
             f"max_length={max_length} leaves no room for text beside the {n_special} special "
             f"tokens of this model. Use at least {n_special + 1}."
         )
-    limits = [limit - n_prompt for limit in _position_limits(backbone)]
-    longest = int(min([asked, tokenizer.model_max_length, *limits]))
+    longest = min(asked, longest_input(tokenizer, backbone, n_prompt))
     if longest <= n_special:
         raise ValueError(
             f"n_prompt_tokens={n_prompt} leaves no room for text: this model can read "
@@ -183,6 +182,12 @@ def resolve_max_length(
             stacklevel=2,
         )
     return longest
+
+
+def longest_input(tokenizer: Tokenizer, backbone: PreTrainedModel, n_prompt: int = 0) -> int:
+    """How many tokens backbone and tokenizer can take beside a prompt."""
+    limits = [limit - n_prompt for limit in _position_limits(backbone)]
+    return int(min([tokenizer.model_max_length, *limits]))
 
 
 def _position_limits(backbone: PreTrainedModel) -> list[int]:

@@ -181,27 +181,27 @@ def no_lower_case(folder):
 @pytest.mark.parametrize("change", [other_vocabulary, no_lower_case])
 def test_tokens__another_tokenizer__are_computed_anew(folder, change):
     texts = ["Good film", "good book", "bad day"]
-    before = encode(AutoTokenizer.from_pretrained(folder), texts, 64)
+    before = encode(AutoTokenizer.from_pretrained(folder), texts, 64, "middle")
     change(folder)
-    after = encode(AutoTokenizer.from_pretrained(folder), texts, 64)
+    after = encode(AutoTokenizer.from_pretrained(folder), texts, 64, "middle")
     clear_cache()
-    expected = encode(AutoTokenizer.from_pretrained(folder), texts, 64)
+    expected = encode(AutoTokenizer.from_pretrained(folder), texts, 64, "middle")
     np.testing.assert_array_equal(after.ids, expected.ids)
     assert list(after.ids) != list(before.ids)
 
 
 def test_tokens__words_added_to_the_tokenizer__are_computed_anew(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    before = encode(tokenizer, ["zebra"], 64)
+    before = encode(tokenizer, ["zebra"], 64, "middle")
     tokenizer.add_tokens(["zebra"])
-    after = encode(tokenizer, ["zebra"], 64)
+    after = encode(tokenizer, ["zebra"], 64, "middle")
     assert list(after.ids) == tokenizer("zebra")["input_ids"] != list(before.ids)
 
 
 def test_tokens__max_length__is_part_of_the_key(folder, counted):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = "good " * 30
-    assert [len(encode(tokenizer, [text], n).ids) for n in (8, 16, 8)] == [8, 16, 8]
+    assert [len(encode(tokenizer, [text], n, "middle").ids) for n in (8, 16, 8)] == [8, 16, 8]
     assert texts_counted(counted) == {("text", text, 8): 1, ("text", text, 16): 1}
 
 
@@ -209,7 +209,7 @@ def test_tokens__equal_tokenizers__share_them(folder, counted):
     for _ in range(2):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         tokenizer("good", truncation=True, max_length=3)  # leaves its mark in the tokenizer
-        encode(tokenizer, ["good film"], 64)
+        encode(tokenizer, ["good film"], 64, "middle")
     assert texts_counted(counted) == {("text", "good film", 64): 1}
 
 
@@ -217,12 +217,12 @@ def test_tokens__special_tokens_written_out__follow_the_tokenizers_setting(folde
     for split in (False, True):
         tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=split)
         expected = tokenizer("good [SEP] film")["input_ids"]
-        assert list(encode(tokenizer, ["good [SEP] film"], 64).ids) == expected
+        assert list(encode(tokenizer, ["good [SEP] film"], 64, "middle").ids) == expected
 
 
 def test_tokens__texts_twice_in_one_call__are_computed_once(folder, counted):
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    encoded = encode(tokenizer, ["good", "bad day", "good"], 64)
+    encoded = encode(tokenizer, ["good", "bad day", "good"], 64, "middle")
     np.testing.assert_array_equal(encoded.lengths, [3, 4, 3])
     np.testing.assert_array_equal(encoded.tokens(np.array([0])), encoded.tokens(np.array([2])))
     assert set(texts_counted(counted).values()) == {1}
@@ -246,7 +246,7 @@ def test_tokens__tokenizer_in_python__only_equals_itself(folder):
 
     tens, fifties = Words(10), Words(50)
     for tokenizer, expected in [(tens, [13, 14]), (fifties, [53, 54]), (tens, [13, 14])]:
-        assert list(encode(tokenizer, ["the film"], 64).ids) == expected
+        assert list(encode(tokenizer, ["the film"], 64, "middle").ids) == expected
 
 
 # --- bounds ----------------------------------------------------------------------------------
@@ -303,11 +303,11 @@ def test_byte_cache__many_threads__stays_within_its_bound():
 def test_tokens__corpus_beyond_the_bound__is_right_and_bounded(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = toy_texts(3000)[0]
-    expected = encode(tokenizer, texts, 64)
+    expected = encode(tokenizer, texts, 64, "middle")
     set_cache_size(tokens=20_000)
     clear_cache()
     for _ in range(2):
-        encoded = encode(tokenizer, texts, 64)
+        encoded = encode(tokenizer, texts, 64, "middle")
         np.testing.assert_array_equal(encoded.ids, expected.ids)
         np.testing.assert_array_equal(encoded.offsets, expected.offsets)
         assert 10_000 < TOKENS.n_bytes <= 20_000

@@ -293,6 +293,16 @@ def test_truncation_side__changed_after_fit__answers_as_it_learned(make, binary)
     )
 
 
+def test_truncation_side__changed_before_training_goes_on__is_what_is_learned_and_read(
+    make, binary
+):
+    clf = make(max_length=6, max_epochs=1).fit(*binary)
+    clf.set_params(truncation_side="left").partial_fit(*binary)
+    texts = ["good bad film " * 10, "bad film " * 2]
+    np.testing.assert_array_equal(*clf.predict_proba([texts[0], "bad film good bad film"])[:, None])
+    assert np.isfinite(clf.predict_proba(texts)).all()
+
+
 BAD_VALUES = [(name, value) for name, values in BAD_PARAMETERS.items() for value in values]
 
 

@@ -39,7 +39,7 @@ ODD = [
     "👩‍👩‍👧 good 👍🏽",
     "\u200b\ufeff",
     "[MASK] <s> </s>",
-    "bad " * 400,
+    "we ate the film was great and bad " * 50,  # other tokens at the start than at the end
     "良い",
 ]
 TEXTS = [*toy_texts(40, seed=1)[0], *ODD]
@@ -91,6 +91,22 @@ def assert_answers_alike(clf, folder):
 def test_export__each_architecture__answers_and_splits_as_torch(make, tmp_path, architecture):
     clf = fit_quickly(make, architecture=architecture, max_length=30)
     assert_answers_alike(clf, tmp_path / "out")
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_export__each_side__cuts_as_torch(make, tmp_path, side):
+    clf = fit_quickly(make, max_length=30, truncation_side=side)
+    assert_answers_alike(clf, tmp_path / "out")
+
+
+def test_load__folder_from_before_there_was_a_choice__cuts_at_the_end(make, tmp_path):
+    clf = fit_quickly(make, max_length=30, truncation_side="right")
+    clf.export_onnx(tmp_path / "out")
+    padding = record_of(tmp_path / "out")["padding"]
+    assert padding.pop("cut") == "right"
+    forge(tmp_path / "out", padding=padding)
+    tokens = OnnxTextClassifier.load(tmp_path / "out")._tokenizer.encode(TEXTS)
+    assert id_lists(tokens) == id_lists(encode(clf.tokenizer_, TEXTS, 30, "right"))
 
 
 @pytest.mark.slow

@@ -165,6 +165,11 @@ def test_golden__every_released_format__answers_as_it_did(number, kind):
     )
     assert clf.classes_.tolist() == ["bad", "good", "plain"]
     assert clf.truncation_side == "right"  # all that format 1 knew
+    long = "good bad film " * 300
+    ends = clf.tokenizer_(long, truncation=True, max_length=clf.max_length_)["input_ids"]
+    alike = clf.tokenizer_.decode(ends, skip_special_tokens=True)
+    np.testing.assert_array_equal(clf.predict_proba([long]), clf.predict_proba([alike]))
+    assert clf.partial_fit(["good", "bad"], ["good", "bad"])._padding["cut"] == "right"
 
 
 def test_pickle__newer_format__asks_for_an_upgrade(fitted):

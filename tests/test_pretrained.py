@@ -56,12 +56,6 @@ def test_load_pretrained__classification_checkpoint__gives_its_body(folder, tmp_
         assert torch.equal(weight, expected[name]), name
 
 
-def test_load_pretrained__tokenizer_that_cuts_at_the_start__is_set_right(folder):
-    file = folder / "tokenizer_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"truncation_side": "left"}))
-    assert load_pretrained(folder).tokenizer.truncation_side == "right"
-
-
 STATED = {
     "mean": {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True},
     "cls": {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},

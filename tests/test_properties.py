@@ -114,6 +114,6 @@ def test_pickle__any_texts__have_the_same_tokens_and_the_same_bits(fitted, loade
     clear_cache()  # else the copy would find the tokens of the original
     np.testing.assert_array_equal(loaded.predict_proba(texts), expected)
     clear_cache()
-    tokens = encode(loaded.tokenizer_, texts, 32).contents()
+    tokens = encode(loaded.tokenizer_, texts, 32, "middle").contents()
     clear_cache()
-    assert tokens == encode(fitted.tokenizer_, texts, 32).contents()
+    assert tokens == encode(fitted.tokenizer_, texts, 32, "middle").contents()

@@ -1,5 +1,7 @@
 """Saved folders as transformers reads them, and its published classifiers as we read them."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -78,10 +80,11 @@ def test_tokenizer__truncation_without_a_length__cuts_as_the_classifier(
 LONG = ["good " * 20 + "bad " * 20, "bad " * 20 + "good " * 20]
 
 
-def test_pipeline__texts_that_are_cut__same_probabilities_if_cut_at_the_end(
-    make, three_classes, tmp_path
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_pipeline__texts_that_are_cut__same_probabilities_unless_in_the_middle(
+    make, three_classes, tmp_path, side
 ):
-    clf = make(max_epochs=2, max_length=7, truncation_side="right").fit(*three_classes)
+    clf = make(max_epochs=2, max_length=7, truncation_side=side).fit(*three_classes)
     clf.save(tmp_path / "saved")
     logits, _ = their_logits(tmp_path / "saved", LONG)
     np.testing.assert_allclose(logits, clf.decision_function(LONG), rtol=1e-4, atol=1e-4)
@@ -104,6 +107,12 @@ def test_from_pretrained__texts_that_are_cut__answers_as_transformers(
     assert adopted.truncation_side == "right"
     logits, _ = their_logits(tmp_path / "saved", LONG)
     np.testing.assert_allclose(adopted.decision_function(LONG), logits, rtol=1e-4, atol=1e-4)
+    config = tmp_path / "saved" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"truncation_side": "left"}))
+    lefty = TransformerTextClassifier.from_pretrained(tmp_path / "saved", max_length=7)
+    assert lefty.truncation_side == "left"
+    logits_of_ends, _ = their_logits(tmp_path / "saved", LONG)
+    np.testing.assert_allclose(lefty.decision_function(LONG), logits_of_ends, rtol=1e-4, atol=1e-4)
     asked = TransformerTextClassifier.from_pretrained(
         tmp_path / "saved", max_length=7, truncation_side="left"
     )

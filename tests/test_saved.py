@@ -306,6 +306,21 @@ def test_load__configuration_that_does_not_fit__is_refused(saved, changes):
         TransformerTextClassifier.load(saved)
 
 
+class Small(TransformerTextClassifier):
+    """With fewer parameters than its base class."""
+
+    def __init__(self, model=None, random_state=None):
+        super().__init__(model, max_epochs=1, device="cpu", verbose=0, random_state=random_state)
+
+
+def test_load__subclass_without_the_parameter__keeps_its_side(checkpoints, binary, tmp_path):
+    clf = Small(checkpoints["bert"], random_state=0).fit(*binary)
+    clf.save(tmp_path / "saved")
+    loaded = Small.load(tmp_path / "saved")
+    assert loaded.truncation_side == clf.truncation_side == "middle"
+    assert loaded.partial_fit(*binary)._padding == clf._padding
+
+
 @pytest.mark.parametrize(
     ("part", "changes"),
     [

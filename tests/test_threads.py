@@ -121,13 +121,15 @@ def test_threads__training_goes_on_meanwhile__answers_are_those_before(trained, 
 def test_threads__one_tokenizer_and_two_max_lengths__each_gets_its_own(fitted):
     tokenizer = pickle.loads(pickle.dumps(fitted)).tokenizer_
     texts, _ = toy_texts(300, seed=5)
-    expected = {length: encode(tokenizer, texts, length).contents() for length in (4, 256)}
+    expected = {
+        length: encode(tokenizer, texts, length, "middle").contents() for length in (4, 256)
+    }
 
     def read(length):
         def job():
             for _ in range(10):
                 clear_cache()
-                assert encode(tokenizer, texts, length).contents() == expected[length]
+                assert encode(tokenizer, texts, length, "middle").contents() == expected[length]
 
         return job
 

@@ -17,7 +17,7 @@ def pretrained(request, checkpoints):
 def test_encode__texts__equal_the_tokenizers_own_ids(pretrained):
     _, tokenizer, _ = pretrained
     texts = ["the film was great", "", "we ate", "zzz ñ 漢字 🙂 عربى"]
-    encoded = encode(tokenizer, texts, 64)
+    encoded = encode(tokenizer, texts, 64, "middle")
     for row, text in enumerate(texts):
         expected = tokenizer(text)["input_ids"] or [tokenizer.bos_token_id]
         np.testing.assert_array_equal(encoded.tokens(np.array([row])), expected)
@@ -71,6 +71,16 @@ def test_encode__tokenizer_in_python__keeps_what_it_added_at_both_ends():
     assert encoded.ids.tolist() == [*whole[:4], *whole[-4:], *tokenizer("ab")["input_ids"]]
 
 
+@pytest.mark.parametrize("side", FROM_THE_START)
+def test_encode__tokenizer_that_cannot_say_what_it_added__keeps_it(side):
+    class Silent(CanineTokenizer):
+        def get_special_tokens_mask(self, *arguments, **others):
+            raise NotImplementedError
+
+    ids = encode(Silent(), ["abcdefghij"], 8, side).ids.tolist()
+    assert [ids[0], ids[-1]] == [Silent().cls_token_id, Silent().sep_token_id]
+
+
 def test_encode__sides_in_turn__do_not_answer_for_each_other(checkpoints):
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     text = "good bad " * 10 + "film"
@@ -81,14 +91,14 @@ def test_encode__sides_in_turn__do_not_answer_for_each_other(checkpoints):
 def test_encode__more_texts_than_a_chunk__keeps_order(checkpoints):
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     texts = ["great " * (i % 7 + 1) for i in range(2 * CHUNK + 3)]
-    lengths = encode(tokenizer, texts, 64).lengths
+    lengths = encode(tokenizer, texts, 64, "middle").lengths
     np.testing.assert_array_equal(lengths, [i % 7 + 3 for i in range(len(texts))])
 
 
 def test_encode__long_texts__are_handed_over_a_few_at_a_time(checkpoints, monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     texts = ["good " * n for n in (1, 2, 300, 3, 4, 5)]
-    expected = encode(tokenizer, texts, 64).contents()
+    expected = encode(tokenizer, texts, 64, "middle").contents()
     monkeypatch.setattr(_tokenization, "CHUNK_CHARACTERS", 40)
     _tokenization.TOKENS.clear()
     portions = []
@@ -96,7 +106,7 @@ def test_encode__long_texts__are_handed_over_a_few_at_a_time(checkpoints, monkey
     monkeypatch.setattr(
         _tokenization, "_tokenise", lambda *a: portions.append(a[1]) or tokenise(*a)
     )
-    assert encode(tokenizer, texts, 64).contents() == expected
+    assert encode(tokenizer, texts, 64, "middle").contents() == expected
     assert portions == [texts[:2], texts[2:3], texts[3:5], texts[5:]]
 
 
