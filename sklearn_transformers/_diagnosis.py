@@ -28,7 +28,7 @@ FEW_SPELLED = 0.3
 
 # Of tokens that are cut off: beyond this, who reads whole texts has read more than twice as much.
 MUCH_LOST = 0.5
-CUT_AT = {"middle": "their middle", "right": "their end", "left": "their start"}
+CUT = {"middle": "in their middle", "right": "at their end", "left": "at their start"}
 
 # From here on, Unicode has scripts that write words or syllables with one character.
 FIRST_EAST_ASIAN = "\u2e80"
@@ -141,7 +141,7 @@ def _warn_of_truncation(report: dict[str, Any], padding: Padding, limit: int) ->
         beside = " Compare with TF-IDF, which reads whole texts." if lost > MUCH_LOST else ""
         _warn(
             f"{_share(report['n_cut'], report['n_texts'])} texts are longer than max_length="
-            f"{padding.longest} tokens and were cut, at {CUT_AT[padding.cut]}, which lost "
+            f"{padding.longest} tokens and were cut {CUT[padding.cut]}, which lost "
             f"{lost:.0%} of all tokens. {advice}; see truncation_report_.{beside}"
         )
 

@@ -48,7 +48,7 @@ def test_truncated_texts__are_counted_and_measured(make, binary):
 def test_truncated_texts__most_tokens_lost__tfidf_is_named(make, binary, max_length, is_much):
     X, y = binary
     clf = make(max_epochs=1, max_length=max_length, early_stopping=False)
-    with pytest.warns(TextDataWarning, match="were cut, at their middle, which lost") as caught:
+    with pytest.warns(TextDataWarning, match="were cut in their middle, which lost") as caught:
         clf.fit(X, y)
     (message,) = [str(w.message) for w in caught if "were cut" in str(w.message)]
     assert (clf.truncation_report_["share_of_tokens_lost"] > 0.5) == is_much
@@ -56,12 +56,13 @@ def test_truncated_texts__most_tokens_lost__tfidf_is_named(make, binary, max_len
 
 
 @pytest.mark.parametrize(
-    ("side", "where"), [("middle", "their middle"), ("right", "their end"), ("left", "their start")]
+    ("side", "where"),
+    [("middle", "in their middle"), ("right", "at their end"), ("left", "at their start")],
 )
 def test_truncated_texts__side__is_said(make, binary, side, where):
     clf = make(max_epochs=1, max_length=8, truncation_side=side, early_stopping=False)
     (message,) = faults(clf, *binary)
-    assert f"were cut, at {where}, which" in message
+    assert f"were cut {where}, which" in message
     assert "but this model reads" not in message
 
 
