@@ -62,8 +62,8 @@ class TransformerTextClassifier(
         warning. "auto" is 512, or less where the model reads less.
     truncation_side : {"middle", "right", "left"}, default="middle"
         Which part of a longer text is left out. "middle" keeps both ends, where it is said what a
-        text is about and what it comes to, half of `max_length` each (after [15]_, which keeps
-        more of the end); "right" keeps its start only, as most other tools do, "left" its end.
+        text is about and what it comes to: a quarter of `max_length` at the start, the rest at
+        the end [15]_. "right" keeps the start only, as most other tools do, "left" the end.
         Training that goes on takes what is set then.
     pooling : {"auto", "cls", "mean", "max", "last"}, default="auto"
         How the hidden states of a text's tokens become one vector: the first token's, their

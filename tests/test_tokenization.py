@@ -24,7 +24,7 @@ def test_encode__texts__equal_the_tokenizers_own_ids(pretrained):
 
 
 # Of 8 tokens, how many of a text's own are from its start, with and without [CLS] and [SEP].
-FROM_THE_START = {"right": (6, 8), "middle": (3, 4), "left": (0, 0)}
+FROM_THE_START = {"right": (6, 8), "middle": (1, 2), "left": (0, 0)}
 
 
 @pytest.mark.parametrize("side", FROM_THE_START)
@@ -47,9 +47,9 @@ def test_encode__long_text__is_cut_where_asked(pretrained, side):
 @pytest.mark.parametrize(
     ("is_special", "expected"),
     [
-        ([1, 1, 0, 0, 0, 0, 0, 0, 0, 1], (2 + 2, 3 + 1)),  # five places for text: 2 and 3
-        ([0] * 10, (4, 4)),
-        ([0] * 8 + [1] * 2, (3, 5)),
+        ([1, 1, 0, 0, 0, 0, 0, 0, 0, 1], (2 + 1, 4 + 1)),  # five places for text: 1 and 4
+        ([0] * 10, (2, 6)),
+        ([0] * 8 + [1] * 2, (1, 7)),
     ],
     ids=["both ends", "none", "after"],
 )
@@ -61,14 +61,14 @@ def test_encode__text_that_looks_special__is_cut_like_any_other(checkpoints):
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     whole = tokenizer("[CLS] [SEP] good film [CLS] [SEP]")["input_ids"]
     encoded = encode(tokenizer, ["[CLS] [SEP] good film [CLS] [SEP]"], 6, "middle")
-    assert encoded.ids.tolist() == [*whole[:3], *whole[-3:]]
+    assert encoded.ids.tolist() == [*whole[:2], *whole[-4:]]
 
 
 def test_encode__tokenizer_in_python__keeps_what_it_added_at_both_ends():
     tokenizer = CanineTokenizer()
     whole = tokenizer("abcdefghij")["input_ids"]
     encoded = encode(tokenizer, ["abcdefghij", "ab"], 8, "middle")
-    assert encoded.ids.tolist() == [*whole[:4], *whole[-4:], *tokenizer("ab")["input_ids"]]
+    assert encoded.ids.tolist() == [*whole[:2], *whole[-6:], *tokenizer("ab")["input_ids"]]
 
 
 @pytest.mark.parametrize("side", FROM_THE_START)
