@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-__all__ = ["TRUNCATION_SIDES", "EncodedTexts", "kept_tokens"]
+__all__ = ["TRUNCATION_SIDES", "EncodedTexts", "kept_tokens", "shortened"]
 
 # By `truncation_side`, what share of the tokens that are kept of a longer text is from its start.
 # A quarter is about what Sun et al. (2019) keep; docs/recipe.md has it beside a half.
@@ -30,6 +30,12 @@ def kept_tokens(max_length: int, side: str, is_special: Sequence[int]) -> tuple[
     n_after = is_special[::-1].index(0)
     n_first = n_before + int(TRUNCATION_SIDES[side] * (max_length - n_before - n_after))
     return n_first, max_length - n_first
+
+
+def shortened(ids: list[int], max_length: int, side: str, is_special: Sequence[int]) -> list[int]:
+    """The tokens that are kept of a longer text; see `kept_tokens`."""
+    n_first, n_last = kept_tokens(max_length, side, is_special)
+    return ids[:n_first] + ids[len(ids) - n_last :]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sklearn_transformers._compat import import_optional
-from sklearn_transformers._encoded import EncodedTexts, kept_tokens
+from sklearn_transformers._encoded import EncodedTexts, shortened
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -56,10 +56,10 @@ class CoreTokenizer:
         return EncodedTexts.from_chunks(chunks())
 
     def _kept(self, text: "Encoding") -> list[int]:
-        if len(text.ids) <= self._max_length:
-            return text.ids or self._neutral
-        n_first, n_last = kept_tokens(self._max_length, self._cut, text.special_tokens_mask)
-        return text.ids[:n_first] + text.ids[len(text.ids) - n_last :]
+        ids: list[int] = text.ids  # made anew each time it is asked for
+        if len(ids) <= self._max_length:
+            return ids or self._neutral
+        return shortened(ids, self._max_length, self._cut, text.special_tokens_mask)
 
 
 def id_lists(encoded: EncodedTexts) -> list[list[int]]:

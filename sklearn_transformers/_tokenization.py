@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._cache import TOKENS, fingerprint
 from sklearn_transformers._checkpoint import neutral_id
-from sklearn_transformers._encoded import EncodedTexts, kept_tokens
+from sklearn_transformers._encoded import EncodedTexts, shortened
 from sklearn_transformers._fork import in_every_fork
 from sklearn_transformers._probes import PROBES
 
@@ -125,8 +125,7 @@ def _tokenise(tokenizer: Tokenizer, texts: list[str], max_length: int, side: str
         kept = ids or neutral
         if len(ids) > max_length:
             is_special = _is_special(tokenizer, texts[row], batch, row)
-            n_first, n_last = kept_tokens(max_length, side, is_special)
-            kept = ids[:n_first] + ids[len(ids) - n_last :]
+            kept = shortened(ids, max_length, side, is_special)
         computed.append(array("i", [*kept, max(len(ids), 1)]).tobytes())
     return computed
 
