@@ -145,7 +145,8 @@ def sentence_encoder():
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer, model = (c.from_pretrained(bundled()) for c in (AutoTokenizer, AutoModel))
-    model.float().eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.float().eval().to(device)
 
     def encode(texts):
         order = np.argsort([len(text) for text in texts])
@@ -158,12 +159,12 @@ def sentence_encoder():
                 max_length=MAX_LENGTH,
                 padding=True,
                 return_tensors="pt",
-            )
+            ).to(device)
             with torch.inference_mode():
                 hidden = model(**batch).last_hidden_state
             mask = batch["attention_mask"][:, :, None]
             pooled = (hidden * mask).sum(1) / mask.sum(1)
-            vectors[rows] = torch.nn.functional.normalize(pooled).numpy()
+            vectors[rows] = torch.nn.functional.normalize(pooled).cpu().numpy()
         return vectors
 
     return encode
@@ -365,6 +366,10 @@ def machine():
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    import torch
+
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
     return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), **found}
 
 
@@ -391,12 +396,17 @@ def present(values, order):
     return sorted(set(values), key=lambda value: order.index(value) if value in order else 99)
 
 
+def rank(size):
+    """Where a size stands: other numbers of rows come last."""
+    return SIZES.index(size) if size in SIZES else len(SIZES)
+
+
 def print_tables(cells):
     methods = present([c["method"] for c in cells], [*METHODS, *ABLATIONS])
     print("| data | size | rows | seeds | " + " | ".join(methods) + " |")
     print("|---" * (4 + len(methods)) + "|")
     for (data, size), there in sorted(
-        group(cells, "data", "size").items(), key=lambda g: (SIZES.index(g[0][1]), g[0][0])
+        group(cells, "data", "size").items(), key=lambda g: (rank(g[0][1]), g[0])
     ):
         columns = []
         for method in methods:

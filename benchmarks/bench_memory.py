@@ -80,7 +80,7 @@ def measure(options):
     for library in LIBRARIES:
         import_module(library)
     before = highest_memory()
-    predict = CONTESTANTS[options.contestant](job)
+    predict = CONTESTANTS[options.contestant](job).predict
     trained = highest_memory()
     rng = np.random.default_rng(0)
     words = sorted({word for text in X for word in text.split()[:20]})

@@ -108,7 +108,7 @@ def main():
             "ours": clf.predict,
             **{name: served.predict for name, (served, _) in serving.items()},
             "ours, bfloat16": rounded.predict,
-            "trainer": trainer(job),
+            "trainer": trainer(job).predict,
             "pipeline": pipeline(job),
             "encode": encode(job),
         }

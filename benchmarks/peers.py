@@ -1,8 +1,9 @@
 """What the speed and memory benchmarks share: texts, the peers, and the machine's limit.
 
-A contestant is a function (job) -> predict, which trains and returns what answers texts. All of
-them start from the texts, load the bundled encoder, train the same rows for the same epochs in
-steps of the same number of texts, and cut texts at the same length.
+A contestant is a function (job) -> Trained, which trains and returns what answers texts. All of
+them start from the texts, load the same model (the bundled encoder, if nothing else is said), train
+the same rows for the same epochs in steps of the same number of texts, and cut texts at the same
+length.
 """
 
 import os
@@ -15,6 +16,7 @@ import time
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -62,6 +64,23 @@ class Job:
         return forward_flops(sequence_classifier(self).base_model.encoder, lengths)
 
 
+class Trained(NamedTuple):
+    """What a contestant returns."""
+
+    predict: Any
+    loop_seconds: float  # of training alone, without loading and tokens
+
+
+def bert_base(folder):
+    """A model of BERT-base's size with random weights, and the bundled tokenizer: for speed."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    tokenizer = AutoTokenizer.from_pretrained(str(find_checkpoint(BUNDLED_NAME)))
+    BertModel(BertConfig(vocab_size=len(tokenizer))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def read(folder, n_train, n_test):
     """Random rows of both parts, those of the test part of classes that were drawn only."""
     rng = np.random.default_rng(0)
@@ -86,12 +105,13 @@ def tokens(job, texts):
 # --- contestants -----------------------------------------------------------------------------
 
 
-def ours(job):
+def ours(job, **parameters):
     """`TransformerTextClassifier`; the recipe is fixed, so that the work is the same."""
     from sklearn_transformers import TransformerTextClassifier, clear_cache
 
     clear_cache()
     clf = TransformerTextClassifier(
+        job.folder,
         max_length=job.max_length,
         max_epochs=job.epochs,
         batch_size=job.batch_size,
@@ -100,8 +120,14 @@ def ours(job):
         head_init="random",
         random_state=0,
         verbose=0,
+        **parameters,
     ).fit(job.X, job.codes)
-    return clf.predict
+    return Trained(clf.predict, sum(epoch["seconds"] for epoch in clf.history_[1:]))
+
+
+def ours_compiled(job):
+    """The same with `compile=True`."""
+    return ours(job, compile=True)
 
 
 def skorch(job):
@@ -126,7 +152,8 @@ def skorch(job):
         verbose=0,
     )
     tokenizer = HuggingfacePretrainedTokenizer(job.folder, max_length=job.max_length)
-    return make_pipeline(tokenizer, net).fit(job.X, job.codes).predict
+    pipeline = make_pipeline(tokenizer, net).fit(job.X, job.codes)
+    return Trained(pipeline.predict, sum(net.history[:, "dur"]))
 
 
 def trainer(job):
@@ -170,7 +197,7 @@ def _trainer(job, **settings):
         data_collator=DataCollatorWithPadding(AutoTokenizer.from_pretrained(job.folder)),
     )
     loop.remove_callback(PrinterCallback)
-    loop.train()
+    seconds = loop.train().metrics["train_runtime"]
 
     def predict(texts):
         # With batches of similar length, the answers would come in their order.
@@ -178,7 +205,7 @@ def _trainer(job, **settings):
         assert scratch is not None  # lives as long as the loop
         return loop.predict(_rows(job, texts)).predictions.argmax(axis=1)
 
-    return predict
+    return Trained(predict, seconds)
 
 
 def _rows(job, texts, codes=None):
@@ -229,20 +256,31 @@ def median_and_spread(values, digits):
 
 
 def has_bfloat16():
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return resolve_precision("auto", device) == "bfloat16"
+    return resolve_precision("auto", _device()) == "bfloat16"
 
 
 def matrix_peak(precision):
     """FLOP/s of the quickest of some products of square matrices."""
-    best = 0.0
-    for size in (512, 1024, 2048):
-        left, right = (torch.randn(size, size).to(getattr(torch, precision)) for _ in range(2))
+    best, device = 0.0, _device()
+    for size in (512, 1024, 2048) if device == "cpu" else (4096, 8192):
+        left, right = (torch.randn(size, size).to(device, getattr(torch, precision)) for _ in "ab")
         for _ in range(20):
+            synchronise()
             start = time.perf_counter()
             left @ right
+            synchronise()
             best = max(best, 2 * size**3 / (time.perf_counter() - start))
     return best
+
+
+def synchronise():
+    """Wait for the GPU, where there is one."""
+    if _device() == "cuda":
+        torch.cuda.synchronize()
+
+
+def _device():
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def forward_flops(encoder, lengths):
@@ -267,6 +305,8 @@ def machine():
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
     return {
         "cpu": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

@@ -19,13 +19,12 @@ from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier, parameter_groups
 from sklearn_transformers._optimizers import build_optimizer, step_unless
 from sklearn_transformers._recipe import Recipe
+from sklearn_transformers._recorded import Batch, RecordedSteps, as_it_is
 from sklearn_transformers._snapshot import NoSnapshots, Snapshots
 from sklearn_transformers._training_form import training_form
 from sklearn_transformers._tuned_part import tuned_part
 
 __all__ = ["FineTuningNet"]
-
-Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 
 class FineTuningNet(NeuralNetClassifier):
@@ -108,6 +107,7 @@ class FineTuningNet(NeuralNetClassifier):
             ),
         ):
             self.initialize()
+            self.launch_ = RecordedSteps() if self.recipe.recorded else as_it_is
             self.n_trainable_ = sum(w.numel() for w in self.module_.parameters() if w.requires_grad)
             self.n_steps_ = self.recipe.n_steps(len(train))
             self.notify("on_train_begin", X=None, y=None)
@@ -203,12 +203,12 @@ class FineTuningNet(NeuralNetClassifier):
         self.loss_sum_ = torch.where(lost, before, self.loss_sum_)
         step_unless(lost, self.optimizer_)
         self.scaler_.update()
-        self.optimizer_.zero_grad(set_to_none=True)
+        self.optimizer_.zero_grad(set_to_none=not self.recipe.recorded)
         return lost
 
     def _make_up(self, data: LabelledTexts, steps: list[np.ndarray]) -> None:
         """Make the lost steps once more, in float32, each at its own learning rate."""
-        self.precision = "float32"
+        self.precision, self.launch_ = "float32", as_it_is
         for number in self.lost_.nonzero().flatten().tolist():
             self.n_seen_ -= len(steps[number])
             if self.recipe.precision == "float32" or self._make_step(data, steps, number):
@@ -226,7 +226,7 @@ class FineTuningNet(NeuralNetClassifier):
             self.history.record_batch("train_batch_size", len(rows))
             shape = batch[0]["input_ids"].shape
             try:
-                result = self.train_step_single(batch)
+                result = self.launch_(self.train_step_single, batch)
             except RuntimeError as error:
                 check_out_of_memory(error, *shape)
                 break
@@ -236,7 +236,7 @@ class FineTuningNet(NeuralNetClassifier):
         else:
             return
         # Some gradients may have been added already: the whole step is made again.
-        self.optimizer_.zero_grad(set_to_none=True)
+        self.optimizer_.zero_grad(set_to_none=not self.recipe.recorded)
         self.loss_sum_, self.n_seen_, n_batches = before
         del self.history[-1]["batches"][n_batches:]
         budget.halve(*shape)

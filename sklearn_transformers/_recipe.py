@@ -54,6 +54,7 @@ class Recipe:
     batch_size: int
     gradient_checkpointing: bool
     compile: bool
+    recorded: bool
     max_epochs: int
     calibrate: bool
     device: str

@@ -30,6 +30,7 @@ from sklearn_transformers._recipe import (
     auto_head_learning_rate,
     auto_learning_rate,
 )
+from sklearn_transformers._recorded import is_recordable
 from sklearn_transformers._split import hold_out
 from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers._tokenization import resolve_max_length
@@ -171,6 +172,7 @@ def resolve_recipe(
         max_grad_norm=None if norm is None else float(norm),
         batch_size=batch_size,
         compile=bool(estimator.compile),
+        recorded=is_recordable(estimator, model.backbone.config, tuning, device, precision),
         gradient_checkpointing=_checked_checkpointing(estimator, model),
         max_epochs=1 if one_epoch else int(chosen("max_epochs", epochs)),
         calibrate=bool(estimator.calibrate),
