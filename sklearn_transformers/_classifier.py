@@ -168,14 +168,14 @@ class TransformerTextClassifier(
         Most passes over the training texts. "auto" is as many as show the model 3,000 texts: 10
         up to 300 training rows, 5 for 600, 3 from 1,000 on; and up to 20 below 96 rows, for 120
         steps. With contrastive tuning, half as many as each text has texts of other classes, at
-        most 20 or 3,000 texts.
+        most 20 or 3,000 texts; from three epochs on, at most 200,000 tokens.
     early_stopping : bool or "auto", default="auto"
         Score held-out rows before the first and after each epoch, stop when the score stalls,
         and go back to the weights that scored best; with ``scoring="loss"``, a training that ran
         to its end is given up for an earlier epoch only if that is better by more than one
         standard error [5]_. If False, all rows train for `max_epochs`; rows passed as `X_val`
         are then scored and calibrated on only. "auto" is True, but where rows are few (below
-        300, or 20 per class up to 800) a cross-validation of two folds finds out first whether
+        300, or 20 per class up to 3,000) a cross-validation of two folds finds out first whether
         training helps at all, and the temperature; then all rows train for `max_epochs`. With
         `callbacks` or a scorer of your own, which want to see one training, a part is held out
         all the same; going on from an earlier fit with few rows, nothing is.

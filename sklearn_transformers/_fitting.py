@@ -131,10 +131,6 @@ def fine_tune(
         model, tokenizer, padding = starting_model(
             estimator, len(codec.classes), proceed, tuning, device
         )
-        n_rows = train.n_distinct() if tuning == "contrastive" else len(train)
-        recipe = resolve_recipe(
-            estimator, model, padding, device, precision, tuning, n_rows, one_epoch, loss
-        )
         load_seconds = clock.lap()
 
         # 5. Texts become tokens.
@@ -146,6 +142,9 @@ def fine_tune(
             warn_of_tokens(tokenizer, *read, truncation, padding, limit)
         if held is not None:
             held.data, _ = tokenise_rows(held.rows, class_weights, tokenizer, padding)
+        recipe = resolve_recipe(
+            estimator, model, padding, device, precision, tuning, train_data, one_epoch, loss
+        )
         snapshots.begin(model, train_data.texts.ids)
         fitted = {
             "classes_": codec.classes,

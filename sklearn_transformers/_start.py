@@ -134,11 +134,13 @@ def resolve_recipe(
     device: str,
     precision: str,
     tuning: str,
-    n_rows: int,
+    data: LabelledTexts,
     one_epoch: bool,
     loss: Loss,
 ) -> Recipe:
-    """Resolve every "auto" that depends on the model or on the number of rows."""
+    """Resolve every "auto" that depends on the model or on the size of the training set."""
+    data = data.distinct() if tuning == "contrastive" else data
+    n_rows, n_tokens = len(data), len(data.texts.ids)
 
     def chosen(name: str, auto: Any) -> Any:
         value = getattr(estimator, name)
@@ -149,7 +151,7 @@ def resolve_recipe(
     rate = float(chosen("learning_rate", auto_learning_rate(model.width, tuning) * faster))
     head_rate = auto_head_learning_rate(rate, tuning)
     if tuning == "contrastive":
-        auto_size, epochs = auto_contrast(n_rows, model.n_classes)
+        auto_size, epochs = auto_contrast(n_rows, model.n_classes, n_tokens)
         batch_size = int(chosen("batch_size", auto_size))
     else:
         batch_size = int(chosen("batch_size", auto_batch_size(n_rows)))

@@ -83,8 +83,10 @@ def test_are_few__many_classes__ask_for_more_rows():
     assert not are_few(300, 15)
     assert are_few(399, 20)
     assert not are_few(400, 20)
-    assert are_few(799, 77)
-    assert not are_few(800, 77)
+    assert are_few(1539, 77)
+    assert not are_few(1540, 77)
+    assert are_few(2999, 200)
+    assert not are_few(3000, 200)
 
 
 def test_defaults__every_kind_of_size__learns(checkpoints):
