@@ -27,7 +27,7 @@ BATCH_FROM_ROWS = {2000: 32, 200: 16, 0: 8}
 TEXTS_TO_SEE, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 3, 10
 STEPS_TO_MAKE, MOST_EPOCHS_OF_FEW = 120, 20
 PAIRED_TEXTS = {200: 32, 0: 16}
-PAIRED_TOKENS_TO_SEE = 200_000
+PAIRED_TOKENS_TO_SEE = 500_000
 FEW_ROWS, FEW_ROWS_IN_A_CLASS, FEW_ROWS_AT_MOST = 300, 20, 3000
 FOLDS = 2
 ROWS_IN_A_CLASS_FOR_PAIRS, MOST_CLASSES_FOR_PAIRS = 8, 10
@@ -106,7 +106,7 @@ def auto_contrast(n_rows: int, n_classes: int, n_tokens: int) -> tuple[int, int]
 
     As many epochs as there are texts of other classes for each text, by two: with few rows, pairs
     are soon known by heart. At most 20, and no more than show the model 3,000 texts; and beyond
-    three, no more than show it 200,000 tokens.
+    three, no more than show it 500,000 tokens.
     """
     others = n_rows * (1 - 1 / n_classes)
     most = max(FEWEST_EPOCHS, PAIRED_TOKENS_TO_SEE / n_tokens)

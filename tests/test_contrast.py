@@ -289,20 +289,20 @@ def test_auto_contrast__rows_and_classes__decide_on_batches_and_epochs(
 
 
 def test_auto_contrast__long_texts__are_read_less_often():
-    assert auto_contrast(128, 2, 128 * 70) == (16, 20)
-    assert auto_contrast(128, 2, 128 * 200) == (16, 8)
-    assert auto_contrast(128, 2, 128 * 512) == (16, 3)
+    assert auto_contrast(128, 2, 128 * 190) == (16, 20)
+    assert auto_contrast(128, 2, 128 * 512) == (16, 8)
+    assert auto_contrast(128, 2, 128 * 4096) == (16, 3)
     assert auto_contrast(6, 2, 6 * 4096) == (16, 2)
 
 
-def test_auto_contrast__tokens_of_the_texts__decide_in_fit(contrastive):
+def test_auto_contrast__tokens_of_the_texts__decide_in_fit(contrastive, monkeypatch):
     X, y = toy_texts(60)
     parameters = {"max_epochs": "auto", "batch_size": "auto"}
     assert contrastive(**parameters).fit(X, y).max_epochs_ == 15
     longer = [" ".join([text] * 200) for text in X]
-    tokens_read = 60 * 256
+    monkeypatch.setattr("sklearn_transformers._recipe.PAIRED_TOKENS_TO_SEE", 200_000)
     clf = contrastive(**parameters, max_length=256).fit(longer, y)
-    assert clf.max_epochs_ == round(200_000 / tokens_read)
+    assert clf.max_epochs_ == round(200_000 / (60 * 256))
 
 
 @pytest.mark.parametrize(
