@@ -168,7 +168,7 @@ class TransformerTextClassifier(
         Most passes over the training texts. "auto" is as many as show the model 3,000 texts: 10
         up to 300 training rows, 5 for 600, 3 from 1,000 on; and up to 20 below 96 rows, for 120
         steps. With contrastive tuning, half as many as each text has texts of other classes, at
-        most 20 or 3,000 texts; from three epochs on, at most 500,000 tokens.
+        most 20, 3,000 texts or 500,000 tokens; of long texts at least 3 epochs all the same.
     early_stopping : bool or "auto", default="auto"
         Score held-out rows before the first and after each epoch, stop when the score stalls,
         and go back to the weights that scored best; with ``scoring="loss"``, a training that ran

@@ -19,7 +19,7 @@ from sklearn_transformers._inference import run
 from sklearn_transformers._model import TextClassifier, parameter_groups
 from sklearn_transformers._optimizers import build_optimizer, step_unless
 from sklearn_transformers._recipe import Recipe
-from sklearn_transformers._recorded import Batch, RecordedSteps, as_it_is
+from sklearn_transformers._recorded import Batch, Steps, launcher
 from sklearn_transformers._snapshot import NoSnapshots, Snapshots
 from sklearn_transformers._training_form import training_form
 from sklearn_transformers._tuned_part import tuned_part
@@ -30,10 +30,9 @@ __all__ = ["FineTuningNet"]
 class FineTuningNet(NeuralNetClassifier):
     """Trains a `TextClassifier` in place; lives only as long as `fit` runs.
 
-    Each optimiser step sees `batch_size` rows, in as many micro-batches as the token budget
-    asks for; gradients add up to those of the whole step. Losses stay on the device until the
-    epoch ends; then steps that were not finite are made up for. skorch's callbacks see each
-    micro-batch as a batch; on validation, labels and logits but no inputs.
+    Each optimiser step sees `batch_size` rows, in as many micro-batches as the budget asks for.
+    Losses stay on the device until the epoch ends; then steps that were not finite are made up for.
+    skorch's callbacks see each micro-batch as a batch; on validation, labels and logits, no inputs.
 
     Parameters
     ----------
@@ -105,9 +104,9 @@ class FineTuningNet(NeuralNetClassifier):
                 gradient_checkpointing=self.recipe.gradient_checkpointing,
                 compiled=self.recipe.compile,
             ),
+            launcher(recorded=self.recipe.recorded) as self.launch_,
         ):
             self.initialize()
-            self.launch_ = RecordedSteps() if self.recipe.recorded else as_it_is
             self.n_trainable_ = sum(w.numel() for w in self.module_.parameters() if w.requires_grad)
             self.n_steps_ = self.recipe.n_steps(len(train))
             self.notify("on_train_begin", X=None, y=None)
@@ -208,13 +207,13 @@ class FineTuningNet(NeuralNetClassifier):
 
     def _make_up(self, data: LabelledTexts, steps: list[np.ndarray]) -> None:
         """Make the lost steps once more, in float32, each at its own learning rate."""
-        self.precision, self.launch_ = "float32", as_it_is
+        launch, self.launch_, self.precision = self.launch_, Steps(), "float32"
         for number in self.lost_.nonzero().flatten().tolist():
             self.n_seen_ -= len(steps[number])
             if self.recipe.precision == "float32" or self._make_step(data, steps, number):
                 where = f"step {number + 1} of {len(steps)} of epoch {len(self.history)}"
                 raise diverged_in_step(where, self.rates_[number], self.recipe)
-        self.precision = self.recipe.precision
+        self.launch_, self.precision = launch, self.recipe.precision
 
     def _add_up_gradients(self, data: LabelledTexts, step: np.ndarray) -> None:
         """Gradients of one step, in micro-batches that the memory bears."""
@@ -239,6 +238,7 @@ class FineTuningNet(NeuralNetClassifier):
         self.optimizer_.zero_grad(set_to_none=not self.recipe.recorded)
         self.loss_sum_, self.n_seen_, n_batches = before
         del self.history[-1]["batches"][n_batches:]
+        self.launch_.forget()
         budget.halve(*shape)
         self._add_up_gradients(data, step)
 

@@ -105,8 +105,8 @@ def auto_contrast(n_rows: int, n_classes: int, n_tokens: int) -> tuple[int, int]
     """Batch size and epochs of contrastive tuning.
 
     As many epochs as there are texts of other classes for each text, by two: with few rows, pairs
-    are soon known by heart. At most 20, and no more than show the model 3,000 texts; and beyond
-    three, no more than show it 500,000 tokens.
+    are soon known by heart. At most 20, and no more than show the model 3,000 texts, or 500,000
+    tokens in more than three epochs.
     """
     others = n_rows * (1 - 1 / n_classes)
     most = max(FEWEST_EPOCHS, PAIRED_TOKENS_TO_SEE / n_tokens)

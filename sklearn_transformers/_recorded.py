@@ -6,13 +6,14 @@ slowly than a GPU runs them. What is recorded as a CUDA graph is launched as a w
 
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
 import torch
 
-__all__ = ["Batch", "RecordedSteps", "as_it_is", "is_recordable"]
+__all__ = ["Batch", "RecordedSteps", "Steps", "is_recordable", "launcher"]
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 Result = dict[str, torch.Tensor]
@@ -20,8 +21,9 @@ Step = Callable[[Batch], Result]
 # The graph, the batch that it reads, and what it writes.
 Recording = tuple["torch.cuda.CUDAGraph", Batch, Result]
 
-# A recording keeps every decision that Python took. These models take none that depends on the
-# tokens or on chance: dropout draws anew, but layers that are skipped at random would stay so.
+# A recording keeps every decision that Python took. These models take none by chance (dropout
+# draws anew, but layers that are skipped at random would stay so) and only one by the tokens: a
+# mask that masks nothing is left out, but not while a recording is made.
 MODEL_TYPES = {
     "albert",
     "bert",
@@ -33,17 +35,19 @@ MODEL_TYPES = {
     "xlm-roberta",
 }
 
-# Each shape is run this often as it is before it is recorded: libraries set themselves up.
-WARM_UP = 1
+# Each shape is run this often as it is before it is recorded. To record it costs as much as its
+# recording saves in three (MiniLM) to five steps (BERT-base): so it is never much more than wasted.
+WARM_UP = 4
 
-# Of shapes; each takes some megabytes of the GPU's memory.
+# Of shapes: a bound on what they take of the GPU's memory.
 MOST = 64
 
 
 def is_recordable(estimator: Any, config: Any, tuning: str, device: str, precision: str) -> bool:
     """Whether each step of the training launches the same kernels as another of its shape.
 
-    What the user has written may decide anew in each step: callbacks, losses, heads.
+    What the user has written may decide anew in each step: callbacks, losses, heads. To look for
+    anomalies, torch makes the host look at each gradient.
     """
     return (
         device.startswith("cuda")
@@ -52,19 +56,27 @@ def is_recordable(estimator: Any, config: Any, tuning: str, device: str, precisi
         and tuning in {"full", "lora", "bias", "prompt"}
         and isinstance(estimator.loss, str)
         and isinstance(estimator.head, str)
+        and isinstance(estimator.optimizer, str)  # others may put gradients elsewhere
         and not estimator.callbacks
         and not estimator.compile
         and not estimator.gradient_checkpointing
+        and not torch.is_anomaly_enabled()
     )
 
 
-def as_it_is(step: Step, batch: Batch) -> Result:
-    """What the step gives for the batch, launched kernel by kernel."""
-    return step(batch)
+class Steps:
+    """Launches the forward and backward pass of a micro-batch kernel by kernel."""
+
+    def __call__(self, step: Step, batch: Batch) -> Result:
+        """What the step gives for the batch."""
+        return step(batch)
+
+    def forget(self) -> None:
+        """Give back what later steps would have been quicker with."""
 
 
-class RecordedSteps:
-    """Forward and backward pass of a micro-batch; the second of each shape is recorded.
+class RecordedSteps(Steps):
+    """Launches the forward and backward pass as a whole, for shapes that come again and again.
 
     Gradients must be kept, and set to zero, from step to step: recordings add to the tensors that
     they saw.
@@ -80,18 +92,17 @@ class RecordedSteps:
         self._pool: Any = None  # recordings are never replayed together, so they share memory
 
     def __call__(self, step: Step, batch: Batch) -> Result:
-        """What the step gives for the batch."""
         shape = batch[0]["input_ids"].shape
-        if shape not in self.recordings:
-            self._seen[shape] += 1
-            if self._seen[shape] <= WARM_UP or len(self.recordings) >= self._most:
-                return step(batch)
+        self._seen[shape] += 1
+        wanted = self._seen[shape] > WARM_UP and len(self.recordings) < self._most
+        if wanted and shape not in self.recordings:
             try:
                 self.recordings[shape] = self._record(step, batch)
             except RuntimeError as error:
                 self._give_up(error)
-                return step(batch)
-        return _replay(self.recordings[shape], batch)
+        # Out here no error holds on to what was made for a recording that failed.
+        known = self.recordings.get(shape)
+        return step(batch) if known is None else _replay(known, batch)
 
     def _record(self, step: Step, batch: Batch) -> Recording:
         """Let CUDA take down what the step launches; nothing of it is run."""
@@ -107,20 +118,39 @@ class RecordedSteps:
                 graph.capture_begin(self._pool, capture_error_mode="thread_local")
                 try:
                     result = step(own)
-                finally:
-                    graph.capture_end()
+                except BaseException:
+                    with suppress(RuntimeError):  # which would say only that something failed
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
             before.wait_stream(apart)
         return graph, own, result
 
-    def _give_up(self, error: RuntimeError) -> None:
-        """Go on without recordings: slower, and otherwise the same."""
+    def forget(self) -> None:
         self.recordings.clear()
         self._most = 0
+
+    def _give_up(self, error: RuntimeError) -> None:
+        """Go on without recordings: slower, and otherwise the same."""
+        self.forget()
         warnings.warn(
             f"Steps could not be recorded as CUDA graphs ({error}). Training goes on without them, "
             "at the speed of Python.",
             stacklevel=2,
         )
+
+
+@contextmanager
+def launcher(*, recorded: bool) -> Iterator[Steps]:
+    """What launches the steps of a training; recordings end with it.
+
+    Those of two trainings must not live side by side: they share cuBLAS's workspace.
+    """
+    steps = RecordedSteps() if recorded else Steps()
+    try:
+        yield steps
+    finally:
+        steps.forget()
 
 
 @cache

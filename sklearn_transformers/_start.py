@@ -101,6 +101,7 @@ def starting_model(
         model = model.to(device)
         model.mark_origin(pretrained.key)
         known = {"pad_id": pretrained.pad_id, "masked": pretrained.masks_padding}
+    _check_checkpointing(estimator, model)
     n_prompt = _prompt_length(estimator, model, tuning)
     longest = resolve_max_length(estimator.max_length, tokenizer, model.backbone, n_prompt)
     known = known | {"longest": longest, "cut": estimator.truncation_side}
@@ -175,7 +176,7 @@ def resolve_recipe(
         batch_size=batch_size,
         compile=bool(estimator.compile),
         recorded=is_recordable(estimator, model.backbone.config, tuning, device, precision),
-        gradient_checkpointing=_checked_checkpointing(estimator, model),
+        gradient_checkpointing=bool(estimator.gradient_checkpointing),
         max_epochs=1 if one_epoch else int(chosen("max_epochs", epochs)),
         calibrate=bool(estimator.calibrate),
         device=device,
@@ -186,13 +187,12 @@ def resolve_recipe(
     )
 
 
-def _checked_checkpointing(estimator: Any, model: TextClassifier) -> bool:
+def _check_checkpointing(estimator: Any, model: TextClassifier) -> None:
     if estimator.gradient_checkpointing and not model.backbone.supports_gradient_checkpointing:
         raise ValueError(
             f"gradient_checkpointing=True, but {type(model.backbone).__name__} does not support "
             "it. Set it to False; a smaller max_length saves memory too."
         )
-    return bool(estimator.gradient_checkpointing)
 
 
 def _prompt_length(estimator: Any, model: TextClassifier, tuning: str) -> int:

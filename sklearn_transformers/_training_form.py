@@ -31,6 +31,8 @@ def training_form(
 ) -> Iterator[None]:
     """Give the model its training form; afterwards it consists of torch's own modules again.
 
+    What training left in it besides weights, its gradients, goes too.
+
     Parameters
     ----------
     model : torch.nn.Module
@@ -50,7 +52,10 @@ def training_form(
         _checkpointed_layers(backbone) if gradient_checkpointing else nullcontext(),
         _compiled(backbone) if compiled else nullcontext(),
     ):
-        yield
+        try:
+            yield
+        finally:
+            model.zero_grad(set_to_none=True)
 
 
 @contextmanager

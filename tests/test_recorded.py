@@ -11,7 +11,13 @@ from torch import nn
 from transformers import AutoConfig
 
 from sklearn_transformers import TransformerTextClassifier, _net, _recorded
-from sklearn_transformers._recorded import MODEL_TYPES, RecordedSteps, as_it_is, is_recordable
+from sklearn_transformers._recorded import (
+    MODEL_TYPES,
+    RecordedSteps,
+    Steps,
+    is_recordable,
+    launcher,
+)
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -27,6 +33,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
         ({"callbacks": [Callback()]}, False),
         ({"loss": nn.CrossEntropyLoss(reduction="none")}, False),
         ({"head": lambda width, n_classes: nn.Linear(width, n_classes)}, False),
+        ({"optimizer": torch.optim.AdamW}, False),
         ({"compile": True}, False),
         ({"gradient_checkpointing": True}, False),
     ],
@@ -77,7 +84,15 @@ class Tape(RecordedSteps):
         pass
 
 
-def test_recorded_steps__second_batch_of_a_shape__is_recorded_once():
+def test_is_recordable__torch_looks_for_anomalies__is_not(checkpoints):
+    config = AutoConfig.from_pretrained(checkpoints["bert"])
+    with torch.autograd.set_detect_anomaly(True):
+        assert not is_recordable(TransformerTextClassifier(), config, "full", "cuda", "bfloat16")
+
+
+def test_recorded_steps__shape_that_comes_again__is_recorded_once(monkeypatch):
+    monkeypatch.setattr(_recorded, "WARM_UP", 1)
+
     stepped = []
 
     def step(batch):
@@ -94,6 +109,7 @@ def test_recorded_steps__second_batch_of_a_shape__is_recorded_once():
 
 def test_recorded_steps__more_shapes_than_bearable__are_run_as_they_are(monkeypatch):
     monkeypatch.setattr(_recorded, "MOST", 2)
+    monkeypatch.setattr(_recorded, "WARM_UP", 1)
     steps = Tape()
     for _ in range(3):
         for width in (8, 16, 24):
@@ -101,7 +117,9 @@ def test_recorded_steps__more_shapes_than_bearable__are_run_as_they_are(monkeypa
     assert steps.recorded == [(4, 8), (4, 16)]
 
 
-def test_recorded_steps__cannot_be_recorded__warns_once_and_goes_on():
+def test_recorded_steps__cannot_be_recorded__warns_once_and_goes_on(monkeypatch):
+    monkeypatch.setattr(_recorded, "WARM_UP", 1)
+
     class Broken(RecordedSteps):
         def _record(self, step, batch):
             raise RuntimeError("operation not permitted when stream is capturing")
@@ -115,14 +133,55 @@ def test_recorded_steps__cannot_be_recorded__warns_once_and_goes_on():
         assert float(steps(answer_one, batch_of(4, 8))["loss"]) == 1.0
 
 
-def test_net__gradients_kept_from_step_to_step__train_the_same(make, binary, monkeypatch):
+def test_launcher__training_ends__recordings_end_too():
+    with launcher(recorded=True) as steps:
+        steps.recordings[torch.Size([4, 8])] = object()
+    assert not steps.recordings
+    with launcher(recorded=False) as steps:
+        assert type(steps) is Steps
+
+
+@pytest.fixture
+def as_if_recorded(monkeypatch):
+    """The loop as recordings need it, with steps launched one by one."""
+    monkeypatch.setattr("sklearn_transformers._start.is_recordable", lambda *_: True)
+    monkeypatch.setattr(_recorded, "RecordedSteps", Unrecorded)
+
+
+class Unrecorded(RecordedSteps):
+    def __call__(self, step, batch):
+        return step(batch)
+
+
+def test_net__gradients_kept_from_step_to_step__train_the_same(make, binary, request):
     """What recordings need of the loop does not change its result."""
     plain = make(max_epochs=3).fit(*binary)
-    monkeypatch.setattr("sklearn_transformers._start.is_recordable", lambda *_: True)
-    monkeypatch.setattr(_net, "RecordedSteps", lambda: as_it_is)
+    request.getfixturevalue("as_if_recorded")
     kept = make(max_epochs=3).fit(*binary)
     for before, now in zip(plain.model_.parameters(), kept.model_.parameters(), strict=True):
         assert torch.equal(before, now)
+
+
+def test_fit__gradients_kept_from_step_to_step__are_gone_afterwards(make, binary, as_if_recorded):
+    clf = make(max_epochs=1).fit(*binary)
+    assert all(weight.grad is None for weight in clf.model_.parameters())
+
+
+def test_net__lost_step__is_made_up_for_and_recordings_stay(make, binary, as_if_recorded):
+    launches = []
+
+    class Once(_net.FineTuningNet):
+        def get_loss(self, y_pred, y_true, X=None, **kwargs):
+            launches.append(self.launch_)
+            loss = super().get_loss(y_pred, y_true, X=X, **kwargs)
+            return loss * float("nan") if len(launches) == 2 else loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sklearn_transformers._fitting.net_of", lambda _: Once)
+        make(max_epochs=2, precision="bfloat16", early_stopping=False).fit(*binary)
+    kinds = [isinstance(launch, RecordedSteps) for launch in launches]
+    assert kinds.count(False) == 1
+    assert kinds[-1]
 
 
 # --- on a GPU --------------------------------------------------------------------------------
@@ -178,7 +237,7 @@ def test_gpu__recorded_training__has_the_weights_of_an_unrecorded_one(
     parameters = {
         "model": families(kind),
         "device": "cuda",
-        "max_epochs": 3,
+        "max_epochs": 6,
         "batch_size": 8,
         "learning_rate": 1e-3,
         "early_stopping": False,
@@ -206,7 +265,7 @@ def test_gpu__recorded_training__has_the_weights_of_an_unrecorded_one(
 def test_gpu__recorded_part_of_the_weights__trains_like_an_unrecorded_one(
     make, three_classes, monkeypatch, tuning
 ):
-    parameters = {"device": "cuda", "tuning": tuning, "max_epochs": 3, "early_stopping": False}
+    parameters = {"device": "cuda", "tuning": tuning, "max_epochs": 6, "early_stopping": False}
     parameters |= {"batch_size": 8, "precision": "bfloat16"}
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -235,7 +294,7 @@ def test_gpu__steps__do_not_wait_for_the_gpu(make, three_classes):
         return sum("masking_utils" in place for place in places), len(places)
 
     waits(2)
-    (in_masks, few), (in_masks_later, many) = waits(4), waits(8)
+    (in_masks, few), (in_masks_later, many) = waits(12), waits(16)
     assert in_masks_later == in_masks
     assert many - few <= 4 * 2  # the epoch's loss is read once
 
@@ -243,7 +302,7 @@ def test_gpu__steps__do_not_wait_for_the_gpu(make, three_classes):
 @gpu
 @pytest.mark.gpu
 def test_gpu__recordings__give_their_memory_back(make, three_classes):
-    parameters = {"device": "cuda", "max_epochs": 3, "batch_size": 8, "early_stopping": False}
+    parameters = {"device": "cuda", "max_epochs": 6, "batch_size": 8, "early_stopping": False}
     make(**parameters).fit(*three_classes)  # libraries keep workspaces for good
     gc.collect()
     before = torch.cuda.memory_allocated()
