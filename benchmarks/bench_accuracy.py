@@ -431,7 +431,7 @@ def print_tables(cells):
                 for key, digits in (("accuracy", 3), ("macro_f1", 3), ("log_loss", 3), ("ece", 3))
                 for side in zip(*pairs, strict=True)
             ]
-            seconds = [f"{mean(side, 'fit_cpu_seconds'):.1f}" for side in zip(*pairs, strict=True)]
+            seconds = [f"{value:.1f}" for value in cpu_seconds(pairs)]
             print(f"| {method} | {size} | {len(pairs)} | {' | '.join(figures + seconds)} |")
 
 
@@ -442,6 +442,12 @@ def shared(cells, method, other, size):
         for key, cell in by_key.items()
         if key[0] == method and key[2] == size and (other, *key[1:]) in by_key
     ]
+
+
+def cpu_seconds(pairs):
+    """Mean time of training of either side, over the pairs of which no side had a GPU."""
+    on_cpu = [p for p in pairs if not any("gpu" in cell.get("machine", {}) for cell in p)]
+    return [mean(side, "fit_cpu_seconds") for side in zip(*on_cpu, strict=True)]
 
 
 def plot(cells, path):
@@ -458,7 +464,8 @@ def plot(cells, path):
             if not pairs:
                 continue
             mine, ours = zip(*pairs, strict=True)
-            times = mean(mine, "fit_cpu_seconds") / mean(ours, "fit_cpu_seconds")
+            own_seconds, ours_seconds = cpu_seconds(pairs)
+            times = own_seconds / ours_seconds
             points = 100 * (mean(mine, "accuracy") - mean(ours, "accuracy"))
             axis.scatter(times, points, s=45, color=f"C{number}")
             label = f"{method} ({len(pairs)})"
