@@ -393,12 +393,12 @@ def group(cells, *keys):
 
 
 def present(values, order):
-    return sorted(set(values), key=lambda value: order.index(value) if value in order else 99)
+    return sorted(set(values), key=lambda value: rank(value, order))
 
 
-def rank(size):
-    """Where a size stands: other numbers of rows come last."""
-    return SIZES.index(size) if size in SIZES else len(SIZES)
+def rank(value, order):
+    """Where a value stands; those that are not in the order come last."""
+    return order.index(value) if value in order else len(order)
 
 
 def print_tables(cells):
@@ -406,7 +406,7 @@ def print_tables(cells):
     print("| data | size | rows | seeds | " + " | ".join(methods) + " |")
     print("|---" * (4 + len(methods)) + "|")
     for (data, size), there in sorted(
-        group(cells, "data", "size").items(), key=lambda g: (rank(g[0][1]), g[0])
+        group(cells, "data", "size").items(), key=lambda g: (rank(g[0][1], SIZES), g[0])
     ):
         columns = []
         for method in methods:
@@ -445,9 +445,9 @@ def shared(cells, method, other, size):
 
 
 def cpu_seconds(pairs):
-    """Mean time of training of either side, over the pairs of which no side had a GPU."""
-    on_cpu = [p for p in pairs if not any("gpu" in cell.get("machine", {}) for cell in p)]
-    return [mean(side, "fit_cpu_seconds") for side in zip(*on_cpu, strict=True)]
+    """Mean time of training of either side, over the pairs of which no side had a GPU, if any."""
+    on_cpu = [p for p in pairs if not any("gpu" in cell["machine"] for cell in p)]
+    return [mean(side, "fit_cpu_seconds") for side in zip(*(on_cpu or pairs), strict=True)]
 
 
 def plot(cells, path):
@@ -513,9 +513,10 @@ def main():
                     epochs = done.get((name, size, seed, "ours"), {}).get("epochs", 3)
                     cell = {"data": name, "size": size, "seed": seed, "method": method}
                     cell |= run(method, parts, size, seed, epochs, arguments.max_test)
+                    cell["machine"] = machine()
                     done[name, size, seed, method] = cell
                     with open(arguments.out, "a") as out:
-                        out.write(json.dumps(cell | {"machine": machine()}) + "\n")
+                        out.write(json.dumps(cell) + "\n")
                     print(
                         f"{name:14} {size:9} seed {seed} {method:9} "
                         f"accuracy {cell['accuracy']:.3f}, log loss {cell['log_loss']:.3f}, "

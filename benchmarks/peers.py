@@ -148,7 +148,7 @@ def skorch(job):
         batch_size=job.batch_size,
         iterator_train__shuffle=True,
         train_split=None,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=_device(),
         verbose=0,
     )
     tokenizer = HuggingfacePretrainedTokenizer(job.folder, max_length=job.max_length)

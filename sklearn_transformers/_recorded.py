@@ -36,7 +36,8 @@ MODEL_TYPES = {
 }
 
 # Each shape is run this often as it is before it is recorded. To record it costs as much as its
-# recording saves in three (MiniLM) to five steps (BERT-base): so it is never much more than wasted.
+# recording saves in three (MiniLM) to five steps (BERT-base), and shapes that hardly come again
+# would not earn it.
 WARM_UP = 4
 
 # Of shapes: a bound on what they take of the GPU's memory.
@@ -46,8 +47,8 @@ MOST = 64
 def is_recordable(estimator: Any, config: Any, tuning: str, device: str, precision: str) -> bool:
     """Whether each step of the training launches the same kernels as another of its shape.
 
-    What the user has written may decide anew in each step: callbacks, losses, heads. To look for
-    anomalies, torch makes the host look at each gradient.
+    What the user has written may decide anew in each step: callbacks, losses, heads, optimisers.
+    To look for anomalies, torch makes the host look at each gradient.
     """
     return (
         device.startswith("cuda")

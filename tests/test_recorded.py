@@ -56,6 +56,12 @@ def test_is_recordable__depends_on_model_device_tuning_and_precision(checkpoints
     assert not is_recordable(clf, gpt2, "full", "cuda", "bfloat16")
 
 
+def test_is_recordable__torch_looks_for_anomalies__is_not(checkpoints):
+    config = AutoConfig.from_pretrained(checkpoints["bert"])
+    with torch.autograd.set_detect_anomaly(True):
+        assert not is_recordable(TransformerTextClassifier(), config, "full", "cuda", "bfloat16")
+
+
 # --- without a GPU ---------------------------------------------------------------------------
 
 
@@ -70,7 +76,7 @@ def answer_one(batch):
 
 
 class Tape(RecordedSteps):
-    """Records by writing down the shape; a replay answers with how often it was replayed."""
+    """Records by writing down the shape; a replay answers -1."""
 
     def __init__(self):
         super().__init__()
@@ -84,15 +90,8 @@ class Tape(RecordedSteps):
         pass
 
 
-def test_is_recordable__torch_looks_for_anomalies__is_not(checkpoints):
-    config = AutoConfig.from_pretrained(checkpoints["bert"])
-    with torch.autograd.set_detect_anomaly(True):
-        assert not is_recordable(TransformerTextClassifier(), config, "full", "cuda", "bfloat16")
-
-
 def test_recorded_steps__shape_that_comes_again__is_recorded_once(monkeypatch):
     monkeypatch.setattr(_recorded, "WARM_UP", 1)
-
     stepped = []
 
     def step(batch):
@@ -149,8 +148,7 @@ def as_if_recorded(monkeypatch):
 
 
 class Unrecorded(RecordedSteps):
-    def __call__(self, step, batch):
-        return step(batch)
+    __call__ = Steps.__call__
 
 
 def test_net__gradients_kept_from_step_to_step__train_the_same(make, binary, request):
