@@ -2,6 +2,7 @@
 
 pip install -c constraints.txt -e ".[offline,bench]"
 python benchmarks/bench_fit.py --data FOLDER [FOLDER ...]
+python benchmarks/bench_fit.py --data FOLDER --precision float32  # as where there is no bfloat16
 python benchmarks/bench_fit.py --data FOLDER --model bert-base --max-length 256   # on a GPU
 
 The clock runs from the texts to the trained model: loading, tokens, training; the time of training
@@ -28,7 +29,7 @@ import torch
 from peers import (
     Job,
     bert_base,
-    has_bfloat16,
+    best_precision,
     header,
     line,
     machine,
@@ -51,18 +52,20 @@ def main():
     options = parse()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    precision = "bfloat16" if has_bfloat16() else "float32"
+    precision = options.precision or best_precision()
     peak = matrix_peak(precision)
     print(f"{precision}, {torch.get_num_threads()} threads, peak {peak / 1e9:.0f} GFLOP/s\n")
     scratch = tempfile.TemporaryDirectory()
-    model = {"folder": bert_base(scratch.name)} if options.model == "bert-base" else {}
+    choices = {"precision": precision}
+    if options.model == "bert-base":
+        choices["folder"] = bert_base(scratch.name)
     columns = ("seconds", "spread", "texts/s", "x ours", "share of the peak")
     columns += ("training, s", "x ours", "share of the peak", "accuracy")
     header("data", "", *columns, *(["GPU, MiB"] if torch.cuda.is_available() else []))
     results = {}
     for folder in options.data:
         data = read(folder, options.rows, options.test_rows)
-        job = Job(*data, options.epochs, options.batch_size, options.max_length, **model)
+        job = Job(*data, options.epochs, options.batch_size, options.max_length, **choices)
         runs = measure(job, options.contestants, options.repeats)
         results[Path(folder).name] = runs
         useful = 3 * job.forward_flops(job.X) * job.epochs  # backward counts twice
@@ -127,6 +130,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="+", required=True, help="folders with train and test.tsv")
     parser.add_argument("--model", choices=("bundled", "bert-base"), default="bundled")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="the best by default")
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=usual)
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--test-rows", type=int, default=300)

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from peers import (
     Job,
-    has_bfloat16,
+    best_precision,
     header,
     line,
     machine,
@@ -92,7 +92,7 @@ def main():
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.simplefilter("ignore")
-    precision = "bfloat16" if has_bfloat16() else "float32"
+    precision = best_precision()
     peak = matrix_peak(precision)
     print(f"{precision}, {torch.get_num_threads()} threads, peak {peak / 1e9:.0f} GFLOP/s\n")
     header("data", "", "seconds", "spread", "texts/s", "x ours", "share of the peak")

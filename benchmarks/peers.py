@@ -49,6 +49,7 @@ class Job:
     batch_size: int
     max_length: int
     folder: str = field(default_factory=lambda: str(find_checkpoint(BUNDLED_NAME)))
+    precision: str = field(default_factory=lambda: best_precision())  # for those who can choose
 
     @property
     def codes(self):
@@ -118,6 +119,7 @@ def ours(job, **parameters):
         early_stopping=False,
         tuning="full",
         head_init="random",
+        precision=job.precision,
         random_state=0,
         verbose=0,
         **parameters,
@@ -162,9 +164,9 @@ def trainer(job):
 
 
 def trainer_tuned(job):
-    """`transformers.Trainer` with bfloat16 and batches of similar length."""
+    """`transformers.Trainer` with bfloat16, where that is wanted, and batches of similar length."""
     sampling = "group_by_length"
-    return _trainer(job, bf16=has_bfloat16(), train_sampling_strategy=sampling)
+    return _trainer(job, bf16=job.precision == "bfloat16", train_sampling_strategy=sampling)
 
 
 def _trainer(job, **settings):
@@ -255,8 +257,9 @@ def median_and_spread(values, digits):
 # --- the machine -----------------------------------------------------------------------------
 
 
-def has_bfloat16():
-    return resolve_precision("auto", _device()) == "bfloat16"
+def best_precision():
+    """The number format in which this machine trains fastest."""
+    return resolve_precision("auto", _device())
 
 
 def matrix_peak(precision):

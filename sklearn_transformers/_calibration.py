@@ -20,8 +20,9 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) 
     """The number by which to divide logits so that probabilities are calibrated.
 
     Temperature scaling of Guo et al. (2017), "On Calibration of Modern Neural Networks", ICML.
-    Two more rows that find the model calibrated as it is keep a few rows, all answered
-    correctly, from asking for certainty; Platt (1999) does the like for the same reason.
+    Two more rows, which belong to each class as much as to any other, keep a few rows that happen
+    to be answered correctly from asking for certainty; Platt (1999) does the like for the same
+    reason.
 
     Parameters
     ----------
@@ -35,9 +36,10 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) 
     temperature : float
         Above 1 where the model is too sure of itself.
     """
-    doubt = 2 / (len(codes) + 2)
-    targets = doubt * ClassCodec.probabilities(logits)
-    targets[np.arange(len(codes)), codes] += 1 - doubt
+    n_rows, n_classes = logits.shape
+    doubt = 2 / (n_rows + 2)
+    targets = np.full((n_rows, n_classes), doubt / n_classes)
+    targets[np.arange(n_rows), codes] += 1 - doubt
 
     def loss(log_temperature: float) -> float:
         answers = ClassCodec.log_probabilities(logits, float(np.exp(log_temperature)))

@@ -25,12 +25,12 @@ def test_fit_temperature__scaled_logits__are_scaled_back(factor):
 
 
 @pytest.mark.parametrize("n_rows", [1, 6, 60])
-def test_fit_temperature__few_rows_all_right__promises_no_certainty(n_rows):
-    logits = np.tile([2.0, 0.0], (n_rows, 1))
+@pytest.mark.parametrize("margin", [0.5, 2.0, 10.0])
+def test_fit_temperature__few_rows_all_right__laplaces_rule_of_succession(n_rows, margin):
+    logits = np.tile([margin, 0.0], (n_rows, 1))
     temperature = fit_temperature(logits, np.zeros(n_rows, int), np.ones(n_rows))
-    assert temperature > 0.2
-    # Laplace's rule of succession would be (n + 1) / (n + 2).
-    assert 1 / (1 + np.exp(-2 / temperature)) < 1 - 0.1 / (n_rows + 2)
+    sure = 1 / (1 + np.exp(-margin / temperature))
+    assert sure == pytest.approx((n_rows + 1) / (n_rows + 2), rel=1e-3)
 
 
 def test_fit_temperature__weights__count_as_repeated_rows():
