@@ -8,6 +8,7 @@ from sklearn_transformers._targets import ClassCodec
 __all__ = ["calibration_error", "cross_entropies", "fit_temperature", "mean_and_error"]
 
 N_BINS = 15
+LOG_TEMPERATURES = -3.0, 3.0
 
 
 def cross_entropies(logits: np.ndarray, codes: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -20,9 +21,11 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) 
     """The number by which to divide logits so that probabilities are calibrated.
 
     Temperature scaling of Guo et al. (2017), "On Calibration of Modern Neural Networks", ICML.
-    Two more rows, which belong to each class as much as to any other, keep a few rows that happen
-    to be answered correctly from asking for certainty; Platt (1999) does the like for the same
-    reason.
+    The likeliest temperature of a few rows may be anything, by luck. So each temperature has a
+    say, as much as it makes the labels likely, and the one is returned whose probabilities are
+    closest to what all of them say together; Hoeting et al. (1999), "Bayesian Model Averaging: A
+    Tutorial", Statistical Science 14. Before a label is seen, all from 1/20 to 20 are as likely,
+    on a logarithmic scale. With many rows it is the likeliest.
 
     Parameters
     ----------
@@ -36,16 +39,30 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) 
     temperature : float
         Above 1 where the model is too sure of itself.
     """
-    n_rows, n_classes = logits.shape
-    doubt = 2 / (n_rows + 2)
-    targets = np.full((n_rows, n_classes), doubt / n_classes)
-    targets[np.arange(n_rows), codes] += 1 - doubt
+    likeliest = _closest_temperature(logits, np.eye(logits.shape[1])[codes], weights)
+    # Steps away from it: with many rows no other has a say, and it must be among them.
+    low, high = LOG_TEMPERATURES
+    steps = np.log(likeliest) + np.arange(low - high, high - low, 0.1)
+    temperatures = np.exp(steps[(steps >= low) & (steps <= high)])
+    losses = np.array([cross_entropies(logits, codes, t) @ weights for t in temperatures])
+    # The sum over the rows; where weights differ, over as many as they are worth (Kish 1965).
+    likelihoods = np.exp((losses.min() - losses) * weights.sum() / (weights**2).sum())
+    shares = likelihoods / likelihoods.sum()
+    together = np.zeros(logits.shape)
+    for share, temperature in zip(shares, temperatures, strict=True):
+        if share > 1e-6:
+            together += share * ClassCodec.probabilities(logits, temperature)
+    return _closest_temperature(logits, together, weights)
+
+
+def _closest_temperature(logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
+    """The temperature at which the cross-entropy to the target probabilities is least."""
 
     def loss(log_temperature: float) -> float:
         answers = ClassCodec.log_probabilities(logits, float(np.exp(log_temperature)))
         return -float(np.average((targets * answers).sum(axis=1), weights=weights))
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x))
 
 
 def calibration_error(probabilities: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> float:

@@ -3,6 +3,7 @@ import pickle
 import numpy as np
 import pytest
 from conftest import toy_texts
+from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss
 
 from sklearn_transformers._calibration import cross_entropies, fit_temperature
@@ -25,12 +26,12 @@ def test_fit_temperature__scaled_logits__are_scaled_back(factor):
 
 
 @pytest.mark.parametrize("n_rows", [1, 6, 60])
-@pytest.mark.parametrize("margin", [0.5, 2.0, 10.0])
-def test_fit_temperature__few_rows_all_right__laplaces_rule_of_succession(n_rows, margin):
-    logits = np.tile([margin, 0.0], (n_rows, 1))
+def test_fit_temperature__few_rows_all_right__promises_no_certainty(n_rows):
+    logits = np.tile([2.0, 0.0], (n_rows, 1))
     temperature = fit_temperature(logits, np.zeros(n_rows, int), np.ones(n_rows))
-    sure = 1 / (1 + np.exp(-margin / temperature))
-    assert sure == pytest.approx((n_rows + 1) / (n_rows + 2), rel=1e-3)
+    assert temperature > 0.2
+    # Laplace's rule of succession would be (n + 1) / (n + 2).
+    assert 1 / (1 + np.exp(-2 / temperature)) < 1 - 0.1 / (n_rows + 2)
 
 
 def test_fit_temperature__weights__count_as_repeated_rows():
@@ -39,9 +40,36 @@ def test_fit_temperature__weights__count_as_repeated_rows():
     weights = np.where(np.arange(4000) < 2000, 2.0, 1.0)
     heavy = fit_temperature(logits, codes, weights)
     rows = np.repeat(np.arange(4000), weights.astype(int))
-    # The two rows of doubt weigh less beside more rows: equal only in the limit.
+    # How much each temperature may say depends on the number of rows: equal only in the limit.
     assert heavy == pytest.approx(fit_temperature(logits[rows], codes[rows], np.ones(6000)), 1e-3)
     assert heavy > 1.05 * fit_temperature(logits, codes, np.ones(4000))
+
+
+def test_fit_temperature__rows_without_weight__do_not_count():
+    logits, codes = answers(12)
+    logits, weights = 3 * logits, np.repeat([1.0, 0.0], [8, 4])
+    kept = fit_temperature(logits[:8], codes[:8], np.ones(8))
+    assert fit_temperature(logits, codes, weights) == pytest.approx(kept, 1e-3)
+    assert fit_temperature(logits, codes, 7 * weights) == pytest.approx(kept, 1e-3)
+
+
+def likeliest_temperature(logits, codes):
+    def loss(log_temperature):
+        return cross_entropies(logits, codes, np.exp(log_temperature)).mean()
+
+    return np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)
+
+
+def test_fit_temperature__few_rows__new_ones_are_better_answered_than_at_the_likeliest():
+    few, new = slice(16), slice(16, None)
+    losses = []
+    for seed in range(100):
+        logits, codes = answers(1016, 2, seed)
+        rows = 4 * logits[few], codes[few]
+        found = fit_temperature(*rows, np.ones(16)), likeliest_temperature(*rows)
+        losses.append([cross_entropies(4 * logits[new], codes[new], t).mean() for t in found])
+    ours, likeliest = np.mean(losses, axis=0)
+    assert ours < likeliest - 0.01
 
 
 def test_cross_entropies__rows__are_scikit_learns_log_loss():
