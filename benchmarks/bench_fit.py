@@ -45,6 +45,7 @@ from peers import (
 )
 from transformers import logging
 
+FORMATS = ("float32", "bfloat16", "float16")
 CONTESTANTS = {c.__name__: c for c in (ours, ours_compiled, skorch, trainer, trainer_tuned)}
 
 
@@ -130,7 +131,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="+", required=True, help="folders with train and test.tsv")
     parser.add_argument("--model", choices=("bundled", "bert-base"), default="bundled")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="the best by default")
+    parser.add_argument("--precision", choices=FORMATS, help="the best by default")
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=usual)
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--test-rows", type=int, default=300)

@@ -164,9 +164,9 @@ def trainer(job):
 
 
 def trainer_tuned(job):
-    """`transformers.Trainer` with bfloat16, where that is wanted, and batches of similar length."""
-    sampling = "group_by_length"
-    return _trainer(job, bf16=job.precision == "bfloat16", train_sampling_strategy=sampling)
+    """`transformers.Trainer` with the number format of the job and batches of similar length."""
+    reduced = {"bfloat16": {"bf16": True}, "float16": {"fp16": True}}.get(job.precision, {})
+    return _trainer(job, train_sampling_strategy="group_by_length", **reduced)
 
 
 def _trainer(job, **settings):

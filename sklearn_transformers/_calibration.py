@@ -9,6 +9,7 @@ __all__ = ["calibration_error", "cross_entropies", "fit_temperature", "mean_and_
 
 N_BINS = 15
 LOG_TEMPERATURES = -3.0, 3.0
+MANY_ROWS = 1000  # from here on, chance hardly moves the likeliest temperature
 
 
 def cross_entropies(logits: np.ndarray, codes: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -40,13 +41,16 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) 
         Above 1 where the model is too sure of itself.
     """
     likeliest = _closest_temperature(logits, np.eye(logits.shape[1])[codes], weights)
+    # Where weights differ, rows are worth fewer that weigh the same (Kish 1965).
+    n_rows = weights.sum() ** 2 / (weights**2).sum()
+    if n_rows >= MANY_ROWS:
+        return likeliest
     # Steps away from it: with many rows no other has a say, and it must be among them.
     low, high = LOG_TEMPERATURES
     steps = np.log(likeliest) + np.arange(low - high, high - low, 0.1)
     temperatures = np.exp(steps[(steps >= low) & (steps <= high)])
     losses = np.array([cross_entropies(logits, codes, t) @ weights for t in temperatures])
-    # The sum over the rows; where weights differ, over as many as they are worth (Kish 1965).
-    likelihoods = np.exp((losses.min() - losses) * weights.sum() / (weights**2).sum())
+    likelihoods = np.exp((losses.min() - losses) * n_rows / weights.sum())
     shares = likelihoods / likelihoods.sum()
     together = np.zeros(logits.shape)
     for share, temperature in zip(shares, temperatures, strict=True):
@@ -83,7 +87,10 @@ def calibration_error(probabilities: np.ndarray, codes: np.ndarray, weights: np.
 
 
 def mean_and_error(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """Weighted mean and its standard error."""
+    """Weighted mean and its standard error: infinite for a single row, which tells of none."""
     shares = weights / weights.sum()
     mean = float(shares @ values)
-    return mean, float(np.sqrt((shares**2) @ (values - mean) ** 2))
+    n_rows = 1 / float(shares @ shares)  # that would tell as much if they weighed the same
+    if n_rows < 1.5:
+        return mean, float("inf")
+    return mean, float(np.sqrt((shares**2) @ (values - mean) ** 2 * n_rows / (n_rows - 1)))

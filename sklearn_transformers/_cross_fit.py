@@ -54,7 +54,8 @@ def cross_fit(
 
     def answer(unseen: LabelledTexts) -> np.ndarray:
         # No promise of what `predict` will say, so it may be rounded as training is.
-        return run(model, unseen.texts, recipe.padding, recipe.device, precision=recipe.precision)
+        how = recipe.padding, recipe.device, recipe.precision, recipe.budget
+        return run(model, unseen.texts, *how)
 
     with tqdm(
         total=len(folds) * recipe.max_epochs,
@@ -71,7 +72,9 @@ def cross_fit(
                 shrink = start.shrink
             first = answer(unseen) / np.float32(shrink)
             # As many steps in an epoch as all rows make: how sure a model is grows with them.
-            size = max(1, round(recipe.batch_size * len(train) / len(data)))
+            # A text alone makes no pair.
+            least = 2 if recipe.tuning == "contrastive" else 1
+            size = max(least, round(recipe.batch_size * len(train) / len(data)))
             smaller = replace(recipe, batch_size=size)
             schedule = Schedule(recipe.schedule, recipe.warmup)
             net_of(recipe)(model, smaller, rng, [schedule, _Tick(bar)]).train(train, None)

@@ -256,8 +256,8 @@ def _begin(
             # Else the epochs have another loss.
             notes["train_loss"] = loss
     if held is not None and not held.folds:
-        precision = recipe.predict_precision
-        logits = run(model, held.data.texts, recipe.padding, recipe.device, precision=precision)
+        precision, texts = recipe.predict_precision, held.data.texts
+        logits = run(model, texts, recipe.padding, recipe.device, precision, recipe.budget)
         answers = logits[None] / np.float32(1 if head is None else head.shrink)
         notes["valid_seconds"] = clock.lap()
     return head, answers

@@ -51,7 +51,6 @@ def run(
     texts: EncodedTexts,
     padding: Padding,
     device: str,
-    *,
     precision: str = "float32",
     budget: Budget | None = None,
     observe: Callable[[np.ndarray, torch.Tensor], None] | None = None,

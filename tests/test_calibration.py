@@ -6,7 +6,7 @@ from conftest import toy_texts
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss
 
-from sklearn_transformers._calibration import cross_entropies, fit_temperature
+from sklearn_transformers._calibration import cross_entropies, fit_temperature, mean_and_error
 from sklearn_transformers._targets import ClassCodec
 
 
@@ -70,6 +70,27 @@ def test_fit_temperature__few_rows__new_ones_are_better_answered_than_at_the_lik
         losses.append([cross_entropies(4 * logits[new], codes[new], t).mean() for t in found])
     ours, likeliest = np.mean(losses, axis=0)
     assert ours < likeliest - 0.01
+
+
+def test_fit_temperature__many_rows__is_the_likeliest():
+    logits, codes = answers(1000)
+    assert fit_temperature(logits, codes, np.ones(1000)) == likeliest_temperature(logits, codes)
+    # Just below the border the others hardly have a say.
+    most = slice(990)
+    few = fit_temperature(logits[most], codes[most], np.ones(990))
+    assert few == pytest.approx(likeliest_temperature(logits[most], codes[most]), rel=0.01)
+
+
+def test_mean_and_error__equal_weights__is_the_textbooks():
+    values = np.array([1.0, 4.0, 2.0, 9.0])
+    mean, error = mean_and_error(values, np.full(4, 3.0))
+    assert mean == pytest.approx(values.mean())
+    assert error == pytest.approx(values.std(ddof=1) / 2)
+
+
+@pytest.mark.parametrize("weights", [[2.0], [2.0, 0.0]])
+def test_mean_and_error__one_row__tells_nothing_of_the_error(weights):
+    assert mean_and_error(np.arange(1.0, 1 + len(weights)), np.array(weights)) == (1.0, np.inf)
 
 
 def test_cross_entropies__rows__are_scikit_learns_log_loss():

@@ -8,7 +8,7 @@ from conftest import encoded_texts, toy_texts
 from scipy.special import softmax
 from skorch.callbacks import Callback, Freezer
 
-from sklearn_transformers import TransformerTextClassifier
+from sklearn_transformers import TransformerTextClassifier, _contrast
 from sklearn_transformers._batching import Budget
 from sklearn_transformers._contrast import pair_loss
 from sklearn_transformers._data import LabelledTexts
@@ -105,6 +105,19 @@ def test_steps__epochs__hold_each_row_once_and_other_texts_together(contrastive)
         assert [len(step) for step in steps] == [14, 13, 13]  # about equal, and no text twice
         assert len(set.union(*steps)) == 40
     assert looking.epochs[0] != looking.epochs[1] != looking.epochs[2]
+
+
+def test_cross_validation__smallest_batches__hold_pairs(contrastive, monkeypatch):
+    sizes = []
+
+    def looking(vectors, codes, weights):
+        sizes.append(len(codes))
+        return pair_loss(vectors, codes, weights)
+
+    monkeypatch.setattr(_contrast, "pair_loss", looking)
+    clf = contrastive(batch_size=2, max_epochs=1, early_stopping="auto").fit(*toy_texts(32))
+    assert clf.history_[0]["n_folds"] == 2
+    assert min(sizes) == 2
 
 
 # --- the model that comes out ----------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 from conftest import toy_texts
 from skorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModel
+from transformers import AutoModel, BertModel
 
 from sklearn_transformers import TrainingDivergedError, _batching
 from sklearn_transformers._training_form import training_form
@@ -265,6 +265,34 @@ def test_out_of_memory__in_the_midst_of_a_step__counts_no_gradient_twice(
     assert_close(gradients.gradients, whole)
     assert clf.history_[1]["train_loss"] == pytest.approx(plain.history_[1]["train_loss"])
     assert scarce.n_recorded == 240
+
+
+@pytest.mark.parametrize("early_stopping", [True, "auto"])
+def test_out_of_memory__held_out_rows_too__size_is_remembered_for_the_whole_fit(
+    make, three_classes, monkeypatch, early_stopping
+):
+    monkeypatch.setattr(_batching, "TOKEN_BUDGET_ON_CPU", 16_384)
+    forward, sizes = BertModel.forward, []
+
+    def scarce(self, input_ids, **inputs):
+        sizes.append(len(input_ids))
+        if sizes[-1] > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, input_ids, **inputs)
+
+    monkeypatch.setattr(BertModel, "forward", scarce)
+    X, y = three_classes
+    X = [
+        " ".join((text.split() * 6)[:6]) for text in X
+    ]  # of one length, as the budget counts tokens
+    clf = make(early_stopping=early_stopping, max_epochs=2, batch_size=24)
+    with pytest.warns(UserWarning, match="Memory ran out") as caught:
+        clf.fit(X, y)
+    assert sum("Memory ran out" in str(w.message) for w in caught) == 1
+    failures = [i for i, size in enumerate(sizes) if size > 20]
+    assert failures == list(range(failures[0], failures[0] + len(failures)))
+    assert failures[-1] < 10
+    assert ("cross_fit_seconds" in clf.history_[0]) == (early_stopping == "auto")
 
 
 def test_out_of_memory__single_text__says_what_to_do(make, binary):
