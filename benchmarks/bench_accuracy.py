@@ -402,37 +402,68 @@ def rank(value, order):
 
 
 def print_tables(cells):
-    methods = present([c["method"] for c in cells], [*METHODS, *ABLATIONS])
-    print("| data | size | rows | seeds | " + " | ".join(methods) + " |")
+    """The tables of docs/accuracy.md."""
+    print_accuracies([c for c in cells if c["method"] in METHODS])
+    for others in (METHODS[:-1], ABLATIONS):
+        if any(c["method"] in others for c in cells):
+            print("\nOver the cells that a method shares with ours:\n")
+            print_differences(cells, others)
+
+
+def print_accuracies(cells):
+    """A line for each set and size that ours was measured on; in brackets, of fewer seeds."""
+    methods = present([c["method"] for c in cells], METHODS)
+    print(f"| data | size | rows | seeds | {' | '.join(methods)} |")
     print("|---" * (4 + len(methods)) + "|")
-    for (data, size), there in sorted(
-        group(cells, "data", "size").items(), key=lambda g: (rank(g[0][1], SIZES), g[0])
-    ):
+    lines = group(cells, "data", "size")
+    for data, size in sorted(lines, key=lambda key: (rank(key[1], SIZES), key)):
+        by_method = group(lines[data, size], "method")
+        ours = by_method.get(("ours",), [])
+        seeds = {c["seed"] for c in ours}
         columns = []
         for method in methods:
-            runs = [c for c in there if c["method"] == method]
-            columns.append(f"{mean(runs, 'accuracy'):.3f}" if runs else "")
-        n_seeds = len({c["seed"] for c in there})
-        print(f"| {data} | {size} | {there[0]['n_train']} | {n_seeds} | {' | '.join(columns)} |")
-    print()
-    print("Over the cells that a method shares with ours:\n")
+            runs = [c for c in by_method.get((method,), []) if c["seed"] in seeds]
+            fewer = f" ({len(runs)})" if 0 < len(runs) < len(seeds) else ""
+            columns.append(f"{mean(runs, 'accuracy'):.3f}{fewer}" if runs else "")
+        if ours:
+            print(f"| {data} | {size} | {ours[0]['n_train']} | {len(seeds)} | ", end="")
+            print(f"{' | '.join(columns)} |")
+
+
+def print_differences(cells, others):
+    """Means of a method and of ours. Sets count alike, and the error is that over the sets."""
     print(
-        "| method | size | cells | accuracy | ours | macro-F1 | ours | log loss | ours "
-        "| ECE | ours | fit, CPU seconds | ours |"
+        "| method | size | sets | cells | accuracy | ours | difference | macro-F1 | ours "
+        "| log loss | ours | ECE | ours | fit, CPU seconds | ours |"
     )
-    print("|---" * 13 + "|")
-    for method in methods:
+    print("|---" * 15 + "|")
+    for method in others:
         for size in SIZES:
             pairs = shared(cells, method, "ours", size)
-            if method == "ours" or not pairs:
+            sets = [pairs_of for _, pairs_of in sorted(group_pairs(pairs).items())]
+            if not sets:
                 continue
             figures = [
-                f"{mean(side, key):.{digits}f}"
-                for key, digits in (("accuracy", 3), ("macro_f1", 3), ("log_loss", 3), ("ece", 3))
-                for side in zip(*pairs, strict=True)
+                f"{np.mean([mean(side, key) for side in sides]):.3f}"
+                for key in ("accuracy", "macro_f1", "log_loss", "ece")
+                for sides in zip(*(zip(*pairs_of, strict=True) for pairs_of in sets), strict=True)
             ]
+            points = [
+                100 * np.mean([ours["accuracy"] - other["accuracy"] for other, ours in pairs_of])
+                for pairs_of in sets
+            ]
+            error = f" ± {np.std(points, ddof=1) / len(sets) ** 0.5:.1f}" if sets[1:] else ""
+            figures.insert(2, f"{np.mean(points):.1f}{error}")
             seconds = [f"{value:.1f}" for value in cpu_seconds(pairs)]
-            print(f"| {method} | {size} | {len(pairs)} | {' | '.join(figures + seconds)} |")
+            print(f"| {method} | {size} | {len(sets)} | {len(pairs)} ", end="")
+            print(f"| {' | '.join(figures + seconds)} |")
+
+
+def group_pairs(pairs):
+    found = {}
+    for pair in pairs:
+        found.setdefault(pair[0]["data"], []).append(pair)
+    return found
 
 
 def shared(cells, method, other, size):
