@@ -27,7 +27,7 @@ ANSWERS = ("predict", "predict_proba", "predict_log_proba", "decision_function",
 
 def test_fit__three_classes__learns_them(make, three_classes):
     X_test, y_test = toy_texts(150, classes=("bad", "good", "plain"), seed=1)
-    clf = make(max_epochs=15, pooling="mean").fit(*three_classes)
+    clf = make(max_epochs=15, pooling="mean", early_stopping=False).fit(*three_classes)
     assert clf.score(X_test, y_test) > 0.9
 
 
@@ -279,7 +279,8 @@ def test_bad_parameters__table__covers_every_parameter(make):
 def test_truncation_side__word_that_decides_is_last__seen_unless_cut_off(make, side, sees_it):
     words, labels = ["good", "bad"] * 60, ["yes", "no"] * 60
     texts = ["the film " * (10 + number % 7) + word for number, word in enumerate(words)]
-    clf = make(max_length=8, truncation_side=side, early_stopping=False, calibrate=False)
+    learner = {"pooling": "mean", "max_epochs": 12, "early_stopping": False}
+    clf = make(max_length=8, truncation_side=side, **learner)
     assert (clf.fit(texts, labels).score(texts, labels) == 1) == sees_it
     assert clf.truncation_report_["share_cut"] == 1
 

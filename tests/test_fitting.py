@@ -71,7 +71,7 @@ def test_warm_start__off__starts_over(make, three_classes):
 
 def test_warm_start__best_epoch_of_second_fit__is_counted_over_both(make, three_classes):
     X, y = three_classes
-    clf = make(warm_start=True, max_epochs=2).fit(X, y)
+    clf = make(warm_start=True, max_epochs=2, scoring="neg_log_loss").fit(X, y)
     n_first = clf.n_iter_
     clf.set_params(max_epochs=10, n_iter_no_change=2, learning_rate=0.02).fit(X, y)
     later = [epoch["valid_score"] for epoch in clf.history_[n_first + 1 :]]
