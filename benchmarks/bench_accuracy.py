@@ -35,6 +35,7 @@ import importlib.util
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -370,7 +371,21 @@ def machine():
 
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
+    if commit := present_commit():
+        found["commit"] = commit
     return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), **found}
+
+
+def present_commit():
+    """Which state of the code is measured; nothing outside a clone of the repository."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
 
 
 # --- table and plot --------------------------------------------------------------------------
