@@ -22,10 +22,9 @@ from pathlib import Path
 
 import numpy as np
 from bench_accuracy import draw, expected_calibration_error, group, machine, mean, read
-from scipy.optimize import minimize_scalar
 
 from sklearn_transformers import TransformerTextClassifier, _held_out
-from sklearn_transformers._calibration import LOG_TEMPERATURES, cross_entropies, fit_temperature
+from sklearn_transformers._calibration import closest_temperature, cross_entropies, fit_temperature
 from sklearn_transformers._targets import ClassCodec
 
 RULES = ("best", "likeliest", "towards 1", "any class", "ours")
@@ -98,11 +97,7 @@ def find(rule, logits, codes):
     doubt = 2 / (n_rows + 2) if rule in ("towards 1", "any class") else 0
     believed = ClassCodec.probabilities(logits) if rule == "towards 1" else 1 / n_classes
     targets = (1 - doubt) * np.eye(n_classes)[codes] + doubt * believed
-
-    def loss(log_temperature):
-        return -(targets * ClassCodec.log_probabilities(logits, np.exp(log_temperature))).sum()
-
-    return float(np.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x))
+    return closest_temperature(logits, targets, np.ones(n_rows))
 
 
 def table(runs):

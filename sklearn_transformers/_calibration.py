@@ -5,7 +5,13 @@ from scipy.optimize import minimize_scalar
 
 from sklearn_transformers._targets import ClassCodec
 
-__all__ = ["calibration_error", "cross_entropies", "fit_temperature", "mean_and_error"]
+__all__ = [
+    "calibration_error",
+    "closest_temperature",
+    "cross_entropies",
+    "fit_temperature",
+    "mean_and_error",
+]
 
 N_BINS = 15
 LOG_TEMPERATURES = -3.0, 3.0
@@ -40,7 +46,7 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) 
     temperature : float
         Above 1 where the model is too sure of itself.
     """
-    likeliest = _closest_temperature(logits, np.eye(logits.shape[1])[codes], weights)
+    likeliest = closest_temperature(logits, np.eye(logits.shape[1])[codes], weights)
     # Where weights differ, rows are worth fewer that weigh the same (Kish 1965).
     n_rows = weights.sum() ** 2 / (weights**2).sum()
     if n_rows >= MANY_ROWS:
@@ -56,10 +62,10 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) 
     for share, temperature in zip(shares, temperatures, strict=True):
         if share > 1e-6:
             together += share * ClassCodec.probabilities(logits, temperature)
-    return _closest_temperature(logits, together, weights)
+    return closest_temperature(logits, together, weights)
 
 
-def _closest_temperature(logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
+def closest_temperature(logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
     """The temperature at which the cross-entropy to the target probabilities is least."""
 
     def loss(log_temperature: float) -> float:

@@ -365,7 +365,7 @@ def test_cross_validation__three_functions__agree_and_score_well(learner, train)
     found = cross_validate(learner, X, y, cv=2, scoring=several, return_train_score=True)
     np.testing.assert_array_equal(found["test_accuracy"], scores)
     assert found["test_roc_auc"].min() > 0.9
-    assert found["test_neg_log_loss"].mean() > -0.6  # knowing nothing is -0.69
+    assert found["test_neg_log_loss"].mean() > -0.5  # knowing nothing is -0.69
     assert found["train_accuracy"].min() > 0.9
     probabilities = cross_val_predict(learner, X, y, cv=2, method="predict_proba")
     predicted = np.array(["no", "yes"])[probabilities.argmax(axis=1)]

@@ -282,9 +282,7 @@ def test_out_of_memory__held_out_rows_too__size_is_remembered_for_the_whole_fit(
 
     monkeypatch.setattr(BertModel, "forward", scarce)
     X, y = three_classes
-    X = [
-        " ".join((text.split() * 6)[:6]) for text in X
-    ]  # of one length, as the budget counts tokens
+    X = [" ".join((text.split() * 6)[:6]) for text in X]  # the budget counts tokens
     clf = make(early_stopping=early_stopping, max_epochs=2, batch_size=24)
     with pytest.warns(UserWarning, match="Memory ran out") as caught:
         clf.fit(X, y)

@@ -128,7 +128,7 @@ WAYS = {
     "full": {},
     "without stopping": {"early_stopping": False},
     "stopping after a stall": {"n_iter_no_change": 1, "learning_rate": 1.0},
-    "few rows": {"early_stopping": "auto"},
+    "few rows": {"early_stopping": "auto", "head_init": "auto", "random_state": 1},
     "contrastive": {"tuning": "contrastive", "head_init": "auto", "head_learning_rate": "auto"},
     "lora": {"tuning": "lora", "lora_dropout": 0.1},
     "bias": {"tuning": "bias"},
