@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from sklearn_transformers._dropout import draw_kept, is_ours, keep
+from sklearn_transformers._packing import Layout
 
 __all__ = ["attend", "swift_attention"]
 
@@ -28,10 +29,11 @@ CHUNK = 2**19
 
 
 @contextmanager
-def swift_attention(backbone: PreTrainedModel) -> Iterator[None]:
+def swift_attention(backbone: PreTrainedModel) -> Iterator[bool]:
     """Let a model on the CPU, where it asks torch for attention with dropout, get ours.
 
-    Models that do not look their attention up by name, as Falcon, keep what they have.
+    Says whether it does. Models that do not look their attention up by name, as Falcon, keep what
+    they have.
     """
     ours: list[Any] = []
     if next(backbone.parameters()).device.type == "cpu" and backbone._can_set_attn_implementation():
@@ -42,7 +44,7 @@ def swift_attention(backbone: PreTrainedModel) -> Iterator[None]:
     for config in ours:
         config._attn_implementation = NAME
     try:
-        yield
+        yield any(config is backbone.config for config in ours)
     finally:
         for config in ours:
             config._attn_implementation = "sdpa"
@@ -58,7 +60,16 @@ def _attention(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls; anything but plain attention with dropout is torch's."""
+    """What transformers calls; anything but plain attention with dropout is torch's.
+
+    Where texts are packed, `layout` tells them apart and the mask does not count.
+    """
+    layout: Layout | None = others.pop("layout", None)
+    if layout is not None:
+        query, key, value = (layout.split(x.transpose(1, 2)) for x in (query, key, value))
+        mask = layout.mask[:, None, None, :]
+        hidden, _ = _attention(module, query, key, value, mask, dropout, scaling, **others)
+        return layout.join(hidden.transpose(1, 2)), None
     is_plain = (
         is_ours(query, dropout)
         and others.get("position_bias") is None
@@ -127,8 +138,8 @@ class _Attend(torch.autograd.Function):
         n_texts, n_heads, length, _ = query.shape
         shares = query.new_empty(n_texts, n_heads, length, key.shape[2])
         kept = draw_kept(shares.shape, dropout)
-        # In the order in which the next layer reads it.
-        hidden = query.new_empty(n_texts, length, n_heads, value.shape[-1]).transpose(1, 2)
+        # Laid out as the values: so does the next layer read it.
+        hidden = torch.empty_like(value)
         unseen = None if mask is None else _unseen(mask, query.dtype).expand(n_texts, -1, -1, -1)
         for part in _parts(shares):
             scores = torch.matmul(query[part] * scale, key[part].mT)

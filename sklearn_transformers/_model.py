@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from sklearn_transformers._device import autocast
 from sklearn_transformers._heads import AttentionPooling, build_head, output_layer, pool
+from sklearn_transformers._packing import read_packed
 
 __all__ = ["TextClassifier", "depths", "head_dropout", "parameter_groups"]
 
@@ -44,6 +45,8 @@ class TextClassifier(nn.Module):
     """
 
     prompt: nn.Parameter | None
+    # Whether batches go through the backbone without their padding while it trains.
+    packed = False
 
     def __init__(
         self,
@@ -123,6 +126,8 @@ class TextClassifier(nn.Module):
 
     def _read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Hidden states of the texts' tokens, shape (b, s, hidden_size), float32."""
+        if self.packed and self.training and self.prompt is None:
+            return read_packed(self.backbone, input_ids, attention_mask).float()
         if self.prompt is None:
             hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
             return hidden.last_hidden_state.float()

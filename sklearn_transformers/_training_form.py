@@ -9,6 +9,8 @@ from transformers import PreTrainedModel
 
 from sklearn_transformers._attention import swift_attention
 from sklearn_transformers._dropout import SwiftDropout
+from sklearn_transformers._model import TextClassifier
+from sklearn_transformers._packing import can_be_packed
 from sklearn_transformers._steady import SteadyLayerNorm
 from sklearn_transformers._vocabulary import compact_vocabulary
 
@@ -22,7 +24,7 @@ REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
 
 @contextmanager
 def training_form(
-    model: nn.Module,
+    model: TextClassifier,
     backbone: PreTrainedModel,
     token_ids: np.ndarray,
     *,
@@ -35,7 +37,7 @@ def training_form(
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model : TextClassifier
     backbone : transformers.PreTrainedModel
         The part of it that reads tokens.
     token_ids : ndarray of shape (n_tokens,)
@@ -47,14 +49,16 @@ def training_form(
     """
     with (
         replaced_layers(model),
-        swift_attention(backbone),
+        swift_attention(backbone) as is_swift,
         compact_vocabulary(backbone, token_ids),
         _checkpointed_layers(backbone) if gradient_checkpointing else nullcontext(),
         _compiled(backbone) if compiled else nullcontext(),
     ):
+        model.packed = is_swift and can_be_packed(backbone.config) and not compiled
         try:
             yield
         finally:
+            model.packed = False
             model.zero_grad(set_to_none=True)
 
 

@@ -45,6 +45,11 @@ def encoded_texts(*lists):
     return EncodedTexts.from_chunks([texts[:2], texts[2:]])
 
 
+def n_texts(input_ids, layout=None, **others):
+    """Texts that a backbone is called with; packed ones lie in one row."""
+    return len(input_ids if layout is None else layout.mask)
+
+
 def toy_texts(n_rows, classes=("no", "yes"), seed=0):
     """Texts of 2 to 20 words, most of them noise; the label decides the others."""
     rng = np.random.default_rng(seed)

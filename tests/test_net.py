@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import toy_texts
+from conftest import n_texts, toy_texts
 from skorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModel, BertModel
@@ -215,7 +215,7 @@ class Scarce(Callback):
         net.module_.backbone.register_forward_pre_hook(self.read, with_kwargs=True)
 
     def read(self, module, args, kwargs):
-        self.sizes.append(len(kwargs["input_ids"]))
+        self.sizes.append(n_texts(**kwargs))
         if self.sizes[-1] > self.most_rows:
             self.n_failed += 1
             raise (torch.OutOfMemoryError if "CUDA" in self.said else RuntimeError)(self.said)
@@ -275,7 +275,7 @@ def test_out_of_memory__held_out_rows_too__size_is_remembered_for_the_whole_fit(
     forward, sizes = BertModel.forward, []
 
     def scarce(self, input_ids, **inputs):
-        sizes.append(len(input_ids))
+        sizes.append(n_texts(input_ids, **inputs))
         if sizes[-1] > 20:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return forward(self, input_ids, **inputs)

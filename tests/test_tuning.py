@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import toy_texts
+from conftest import n_texts, toy_texts
 from skorch.callbacks import Callback
 
 from sklearn_transformers import TransformerTextClassifier, clear_cache, set_cache_size
@@ -282,7 +282,7 @@ class Reads:
         forward = BertModel.forward
 
         def counted(module, input_ids=None, **inputs):
-            self.n_texts += len(input_ids)
+            self.n_texts += n_texts(input_ids, **inputs)
             return forward(module, input_ids=input_ids, **inputs)
 
         counted.__signature__ = __import__("inspect").signature(forward)
