@@ -33,9 +33,15 @@ class Rows:
         """These rows only, in this order."""
         return Rows([self.texts[i] for i in rows], self.codes[rows], self.weights[rows])
 
-    def n_distinct(self) -> int:
-        """How many pairs of text and code there are: a row given twice is a row of weight 2."""
-        return len(set(zip(self.texts, self.codes.tolist(), strict=True)))
+    def copies(self) -> np.ndarray:
+        """Which pair of text and code each row is, numbered as they first appear, (n_rows,)."""
+        number_of: dict[tuple[str, int], int] = {}
+        pairs = zip(self.texts, self.codes.tolist(), strict=True)
+        return np.array([number_of.setdefault(pair, len(number_of)) for pair in pairs])
+
+    def distinct(self) -> "Rows":
+        """The first of each row's copies: a row given twice is no more than a row of weight 2."""
+        return self.take(np.unique(self.copies(), return_index=True)[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,16 +104,19 @@ def read_validation(
 
 
 def split_rows(rows: Rows, fraction: float, rng: np.random.Generator) -> tuple[Rows, Rows | None]:
-    """Hold out rows to validate on; none when no class has a second row, with a warning."""
+    """Hold out rows to validate on; none when no class has a second row, with a warning.
+
+    Copies of a row stay together: what training has seen judges nothing.
+    """
     if fraction == 0:
         raise ValueError(
             "early_stopping=True needs held-out data, but validation_fraction=0. Raise it, pass "
             "X_val and y_val, or set early_stopping=False."
         )
-    train, valid = hold_out(rows.codes, fraction, rng)
+    train, valid = hold_out(rows.codes, fraction, rng, copies=rows.copies())
     if len(valid) == 0:
         warnings.warn(
-            f"None of the {len(rows)} rows can be held out, because no class has a second row: "
+            f"None of the {len(rows)} rows can be held out, because no class has a second one: "
             "training runs for max_epochs without early stopping.",
             TextDataWarning,
             stacklevel=2,

@@ -97,7 +97,7 @@ def fine_tune(
     callbacks = check_callbacks(estimator.callbacks)
     check_start(estimator, proceed)
     loss = check_choices(estimator, len(codec.classes), valid is not None, one_epoch)
-    tuning = resolve_tuning(estimator, rows.n_distinct(), len(codec.classes), proceed, one_epoch)
+    tuning = resolve_tuning(estimator, len(rows.distinct()), len(codec.classes), proceed, one_epoch)
     if not one_epoch:
         warn_of_rows(rows, codec.classes)
 

@@ -161,12 +161,12 @@ def choose_rows(
     train, folds = rows, []
     early_stopping, fraction = estimator.early_stopping, estimator.validation_fraction
     if valid is None and early_stopping == "auto":
-        few = are_few(len(rows), len(classes)) and fraction > 0
+        few = are_few(len(rows.distinct()), len(classes)) and fraction > 0
         if few and not (proceed or looked_at or _may_ask_the_model(estimator.scoring)):
-            folds = stratified_folds(rows.codes, FOLDS, rng)
+            folds = stratified_folds(rows.codes, FOLDS, rng, rows.copies())
         early_stopping = fraction > 0 and not folds and not (few and proceed)
     if valid is None and (early_stopping or folds):
-        warn_of_rare_classes(rows.codes, classes)
+        warn_of_rare_classes(rows.distinct().codes, classes)
     if valid is None and early_stopping:
         train, valid = split_rows(rows, fraction, rng)
     elif folds:

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from sklearn_transformers import TransformerTextClassifier
 from sklearn_transformers._batching import Padding
 from sklearn_transformers._data import Rows, read_rows, split_rows, tokenise_rows
+from sklearn_transformers._held_out import choose_rows
 from sklearn_transformers._targets import ClassCodec
 
 CODEC = ClassCodec.learn(["a", "b"])
@@ -50,3 +52,36 @@ def test_split_rows__parts__keep_text_code_and_weight_together():
         numbers = np.array([int(text) for text in part.texts])
         np.testing.assert_array_equal(part.codes, numbers % 2)
         np.testing.assert_array_equal(part.weights, numbers)
+
+
+@pytest.mark.parametrize(("n_texts", "n_folds"), [(60, 2), (400, 0)])
+def test_choose_rows__oversampled_rows__judge_no_training_that_has_seen_them(n_texts, n_folds):
+    """Drawn with replacement, as by RandomOverSampler: by rows, most held-out texts are seen."""
+    drawn = np.random.default_rng(0).integers(n_texts, size=2000)
+    rows = Rows([str(i) for i in drawn], drawn % 2, np.ones(2000))
+    train, held = choose_rows(
+        TransformerTextClassifier(),
+        rows,
+        None,
+        np.array(["a", "b"]),
+        np.random.default_rng(0),
+        weigh_scores=False,
+        proceed=False,
+        looked_at=False,
+    )
+    assert len(held.folds) == n_folds  # few are few, however often they are given
+    if n_folds:
+        assert len(train) == 2000
+        for fold in held.folds:
+            rest = np.setdiff1d(np.arange(2000), fold)
+            assert not set(drawn[fold]) & set(drawn[rest])
+    else:
+        assert not set(train.texts) & set(held.rows.texts)
+        assert len(train) + len(held.rows) == 2000
+
+
+def test_rows__distinct__are_pairs_of_text_and_code():
+    rows = Rows(["a", "b", "a", "a"], np.array([0, 0, 1, 0]), np.arange(4.0))
+    np.testing.assert_array_equal(rows.copies(), [0, 1, 2, 0])
+    assert rows.distinct().texts == ["a", "b", "a"]
+    np.testing.assert_array_equal(rows.distinct().codes, [0, 0, 1])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sklearn_transformers._split import hold_out
+from sklearn_transformers._split import hold_out, stratified_folds
 
 
 def split(codes, fraction, seed=0):
@@ -63,3 +63,52 @@ def test_hold_out__seed__decides():
     codes = [0, 1] * 50
     np.testing.assert_array_equal(split(codes, 0.2, 1)[1], split(codes, 0.2, 1)[1])
     assert set(split(codes, 0.2, 1)[1]) != set(split(codes, 0.2, 2)[1])
+
+
+# --- copies ----------------------------------------------------------------------------------
+
+# Rows 0, 3 and 7 are one row, so are 1 and 2; class 1 has one row twice, class 3 one alone.
+COPIES = np.array([0, 1, 1, 0, 2, 3, 3, 0, 4, 5])
+CODES = np.array([0, 2, 2, 0, 0, 1, 1, 0, 2, 3])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_hold_out__copies__stay_together_and_keep_every_class_in_training(seed):
+    train, valid = hold_out(CODES, 0.4, np.random.default_rng(seed), COPIES)
+    assert sorted([*train, *valid]) == list(range(10))
+    assert not set(COPIES[train]) & set(COPIES[valid])
+    assert set(CODES[train]) == {0, 1, 2, 3}
+    assert len(set(COPIES[valid])) == 2  # two fifths of six, rounded
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_stratified_folds__copies__share_a_fold_and_a_row_with_copies_only_is_in_none(seed):
+    folds = stratified_folds(CODES, 2, np.random.default_rng(seed), COPIES)
+    held = np.concatenate(folds)
+    assert set(held) == set(np.flatnonzero((CODES == 0) | (CODES == 2)))
+    assert len(held) == len(set(held))
+    assert not set(COPIES[folds[0]]) & set(COPIES[folds[1]])
+    for fold in folds:
+        assert set(np.delete(CODES, fold)) == {0, 1, 2, 3}
+
+
+def test_split__no_copies__is_the_one_by_rows():
+    codes = np.repeat([0, 1, 2], [7, 20, 3])
+    for ours, plain in zip(
+        hold_out(codes, 0.3, np.random.default_rng(4), np.arange(30)),
+        hold_out(codes, 0.3, np.random.default_rng(4)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, plain)
+    for ours, plain in zip(
+        stratified_folds(codes, 2, np.random.default_rng(4), np.arange(30)),
+        stratified_folds(codes, 2, np.random.default_rng(4)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, plain)
+
+
+def test_hold_out__one_row_many_times__holds_nothing_out():
+    train, valid = hold_out(np.array([0, 0, 1]), 0.5, np.random.default_rng(0), np.array([0, 0, 1]))
+    assert sorted(train) == [0, 1, 2]
+    assert len(valid) == 0
