@@ -256,7 +256,7 @@ class Job:
     def bare_loop(self, rate, decay, X, y):
         """Train on these texts and predict the others; notes the seconds that this alone takes."""
         pretrained = self.pretrained
-        padding = Padding(pretrained.pad_id, self.max_length)
+        padding, budget = Padding(pretrained.pad_id, self.max_length), Budget.on("cpu")
         backbone = copy.deepcopy(pretrained.backbone)
         dropout = head_dropout(backbone.config, None)
         model = TextClassifier(
@@ -267,8 +267,8 @@ class Job:
         rng = np.random.default_rng(0)
         steps = [
             [
-                (*map(torch.from_numpy, pad(texts, rows, padding)), torch.from_numpy(codes[rows]))
-                for rows in sorted_batches(texts.lengths, step, padding, Budget.on("cpu"))
+                tuple(map(torch.from_numpy, (*pad(texts, rows, padding, budget), codes[rows])))
+                for rows in sorted_batches(texts.lengths, step, padding, budget)
             ]
             for _ in range(self.epochs)
             for step in training_steps(texts.lengths, self.batch_size, rng)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,9 +21,10 @@ TOKEN_BUDGET, TOKEN_BUDGET_ON_CPU = 16_384, 1024
 # from 8 to 16 on short texts) and make the composition of the batches less random.
 WINDOW = 16
 
-# Lengths are rounded up: GPUs prefer multiples of 8, and on the CPU every new shape costs a
-# compilation.
-MULTIPLE = 8
+# Lengths are rounded up to multiples, by the least length: GPUs prefer those of 8, and there a
+# shape that comes again and again can be recorded. On the CPU, where a new shape costs a
+# compilation, what short texts save is worth more.
+MULTIPLES, MULTIPLES_ON_CPU = {0: 8}, {65: 8, 33: 4, 0: 2}
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,6 @@ class Padding:
         if self.cut not in TRUNCATION_SIDES:
             raise ValueError(f"cut={self.cut!r}")
 
-    def width(self, length: int) -> int:
-        """Width of a batch whose longest text has `length` tokens."""
-        rounded = -(-length // MULTIPLE) * MULTIPLE if self.masked else length
-        return min(rounded, self.longest)
-
 
 @dataclass
 class Budget:
@@ -65,15 +61,27 @@ class Budget:
     Parameters
     ----------
     tokens : int
+    multiples : dict, default={0: 8}
+        What widths are multiples of, by the least length of the longest text, descending.
     """
 
     tokens: int
+    multiples: dict[int, int] = field(default_factory=lambda: MULTIPLES)
     _warned: bool = False
 
     @classmethod
     def on(cls, device: str) -> "Budget":
         """What suits the device, as long as memory suffices."""
-        return cls(TOKEN_BUDGET_ON_CPU if device.startswith("cpu") else TOKEN_BUDGET)
+        if device.startswith("cpu"):
+            return cls(TOKEN_BUDGET_ON_CPU, MULTIPLES_ON_CPU)
+        return cls(TOKEN_BUDGET)
+
+    def width(self, length: int, padding: Padding) -> int:
+        """Width of a batch whose longest text has `length` tokens."""
+        if padding.masked:
+            multiple = next(n for least, n in self.multiples.items() if length >= least)
+            length = -(-length // multiple) * multiple
+        return min(length, padding.longest)
 
     def halve(self, n_rows: int, width: int) -> None:
         """Memory did not suffice for `n_rows` rows of `width` tokens: from now on, half of that."""
@@ -128,14 +136,16 @@ def sorted_batches(
     rows = rows[np.argsort(-lengths[rows], kind="stable")]
     while len(rows):
         length = int(lengths[rows[0]])
-        count = max(1, budget.tokens // padding.width(length))
+        count = max(1, budget.tokens // budget.width(length, padding))
         if not padding.masked:
             count = min(count, int((lengths[rows] == length).sum()))
         yield rows[:count]
         rows = rows[count:]
 
 
-def pad(texts: EncodedTexts, rows: np.ndarray, padding: Padding) -> tuple[np.ndarray, np.ndarray]:
+def pad(
+    texts: EncodedTexts, rows: np.ndarray, padding: Padding, budget: Budget
+) -> tuple[np.ndarray, np.ndarray]:
     """Pad the texts `rows` on the right to a common length.
 
     Returns
@@ -143,7 +153,7 @@ def pad(texts: EncodedTexts, rows: np.ndarray, padding: Padding) -> tuple[np.nda
     input_ids, attention_mask : ndarray of shape (b, s), int64
     """
     lengths = texts.lengths[rows]
-    mask = np.arange(padding.width(int(lengths.max()))) < lengths[:, None]
+    mask = np.arange(budget.width(int(lengths.max()), padding)) < lengths[:, None]
     input_ids = np.full(mask.shape, padding.pad_id, np.int64)
     input_ids[mask] = texts.tokens(rows)
     return input_ids, mask.astype(np.int64)

@@ -110,7 +110,7 @@ def _read(
     budget: Budget,
 ) -> torch.Tensor:
     """The outputs of one batch, in parts where memory does not suffice for all."""
-    input_ids, mask = pad(texts, rows, padding)
+    input_ids, mask = pad(texts, rows, padding, budget)
     try:
         return forward(to_device(input_ids, device), to_device(mask, device))
     except RuntimeError as error:

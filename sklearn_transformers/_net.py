@@ -244,7 +244,7 @@ class FineTuningNet(NeuralNetClassifier):
 
     def _batch(self, data: LabelledTexts, rows: np.ndarray, step_size: int) -> Batch:
         """One micro-batch; its weights make the losses of a step's micro-batches add up."""
-        input_ids, mask = pad(data.texts, rows, self.recipe.padding)
+        input_ids, mask = pad(data.texts, rows, self.recipe.padding, self.recipe.budget)
         weights = (data.weights[rows] / step_size).astype(np.float32)
         inputs = {"input_ids": input_ids, "attention_mask": mask, "weights": weights}
         on_device = {name: to_device(array, self.device) for name, array in inputs.items()}

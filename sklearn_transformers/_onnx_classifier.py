@@ -253,8 +253,9 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         rows, twins = texts.distinct()
         session = self._present_session()
         logits = np.empty((len(texts), len(self.classes_)), np.float32)
-        for batch in sorted_batches(texts.lengths, rows, self._padding, Budget.on("cpu")):
-            inputs = dict(zip(INPUTS, pad(texts, batch, self._padding), strict=True))
+        how = self._padding, Budget.on("cpu")
+        for batch in sorted_batches(texts.lengths, rows, *how):
+            inputs = dict(zip(INPUTS, pad(texts, batch, *how), strict=True))
             (logits[batch],) = session.run(None, inputs)
         return logits[rows[twins]]
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from sklearn_transformers._batching import Padding, pad
+from sklearn_transformers._batching import Budget, Padding, pad
 from sklearn_transformers._checkpoint import neutral_id
 from sklearn_transformers._compat import import_optional
 from sklearn_transformers._encoded import EncodedTexts
@@ -135,7 +135,7 @@ def _compare(model: TextClassifier, graph: Any, probes: EncodedTexts, padding: P
     )
     for start in range(len(probes)):
         rows = np.arange(start, min(start + 3, len(probes)) if padding.masked else start + 1)
-        input_ids, mask = pad(probes, rows, padding)
+        input_ids, mask = pad(probes, rows, padding, Budget.on("cpu"))
         with torch.inference_mode():
             expected = model(torch.from_numpy(input_ids), torch.from_numpy(mask)).numpy()
         (found,) = session.run(None, {"input_ids": input_ids, "attention_mask": mask})

@@ -48,17 +48,18 @@ def test_training_steps__two_epochs__differ_in_composition_and_order(lengths):
 def test_sorted_batches__budget__is_kept_and_nothing_lost(lengths, masked):
     rows = np.arange(0, 1000, 2)
     padding = Padding(pad_id=0, longest=100, masked=masked)
-    batches = list(sorted_batches(lengths, rows, padding, Budget(512)))
+    budget = Budget(512)
+    batches = list(sorted_batches(lengths, rows, padding, budget))
     assert sorted(np.concatenate(batches)) == list(rows)
-    assert all(len(batch) * padding.width(lengths[batch].max()) <= 512 for batch in batches)
+    assert all(len(batch) * budget.width(lengths[batch].max(), padding) <= 512 for batch in batches)
     assert lengths[batches[0]].max() == lengths[rows].max()
 
 
 def test_sorted_batches__mask_that_does_not_work__batches_have_one_length(lengths):
-    padding = Padding(pad_id=0, longest=100, masked=False)
-    for batch in sorted_batches(lengths, np.arange(1000), padding, Budget(16_384)):
+    padding, budget = Padding(pad_id=0, longest=100, masked=False), Budget(16_384)
+    for batch in sorted_batches(lengths, np.arange(1000), padding, budget):
         assert set(lengths[batch]) == {lengths[batch[0]]}
-        assert padding.width(lengths[batch[0]]) == lengths[batch[0]]
+        assert budget.width(lengths[batch[0]], padding) == lengths[batch[0]]
 
 
 def test_sorted_batches__text_above_budget__goes_alone():
@@ -69,16 +70,32 @@ def test_sorted_batches__text_above_budget__goes_alone():
 
 def test_pad__rows__are_right_padded_to_multiple_of_eight():
     texts = encoded_texts([5, 6, 7], [8], [9] * 9)
-    input_ids, mask = pad(texts, np.array([1, 0]), Padding(pad_id=1, longest=100))
+    padding, budget = Padding(pad_id=1, longest=100), Budget.on("cuda")
+    input_ids, mask = pad(texts, np.array([1, 0]), padding, budget)
     assert input_ids.dtype == mask.dtype == np.int64
     np.testing.assert_array_equal(input_ids, [[8] + [1] * 7, [5, 6, 7] + [1] * 5])
     np.testing.assert_array_equal(mask, [[1] + [0] * 7, [1] * 3 + [0] * 5])
-    assert pad(texts, np.array([2]), Padding(pad_id=1, longest=100))[0].shape == (1, 16)
+    assert pad(texts, np.array([2]), padding, budget)[0].shape == (1, 16)
+
+
+def test_width__on_the_cpu__is_finer_for_short_texts():
+    padding, budget = Padding(pad_id=1, longest=130), Budget.on("cpu")
+    lengths = [1, 2, 3, 31, 32, 33, 36, 37, 63, 64, 65, 72, 73, 129]
+    assert [budget.width(length, padding) for length in lengths] == [
+        *[2, 2, 4, 32, 32],
+        *[36, 36, 40, 64, 64],
+        *[72, 72, 80, 130],
+    ]
+    # Few shapes, and hardly ever more than a tenth of padding, once there is a sentence.
+    widths = {budget.width(length, Padding(1, 512)) for length in range(1, 513)}
+    assert len(widths) == 16 + 8 + 56
+    assert all(budget.width(n, padding) <= max(n + 1, 1.12 * n) for n in range(1, 129))
 
 
 def test_pad__position_limit__is_never_exceeded():
     texts = encoded_texts([9] * 9)
-    assert pad(texts, np.array([0]), Padding(pad_id=1, longest=10))[0].shape == (1, 10)
+    padding, budget = Padding(pad_id=1, longest=10), Budget.on("cuda")
+    assert pad(texts, np.array([0]), padding, budget)[0].shape == (1, 10)
 
 
 def test_sorted_batches__budget_falls_on_the_way__the_rest_comes_in_smaller_batches():

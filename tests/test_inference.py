@@ -44,7 +44,7 @@ def test_predict_proba__small_token_budget__changes_nothing(fitted, mixed, monke
 def test_predict_proba__padding__changes_no_probability(fitted, monkeypatch):
     texts = ["the film was great", "a sad book"]
     expected = fitted.predict_proba(texts)
-    monkeypatch.setattr(_batching, "MULTIPLE", 200)
+    monkeypatch.setattr(_batching, "MULTIPLES_ON_CPU", {0: 200})
     np.testing.assert_allclose(fitted.predict_proba(texts), expected, rtol=0, atol=1e-5)
 
 
