@@ -20,8 +20,9 @@ from transformers.masking_utils import sdpa_mask
 from sklearn_transformers._dropout import draw_kept, is_ours, keep
 from sklearn_transformers._packing import Layout
 
-__all__ = ["attend", "swift_attention"]
+__all__ = ["NAME", "attend", "swift_attention"]
 
+# What a configuration calls this attention.
 NAME = "sklearn_transformers"
 
 # Scores that are computed at once: 2 MB in float32.
@@ -29,11 +30,10 @@ CHUNK = 2**19
 
 
 @contextmanager
-def swift_attention(backbone: PreTrainedModel) -> Iterator[bool]:
+def swift_attention(backbone: PreTrainedModel) -> Iterator[None]:
     """Let a model on the CPU, where it asks torch for attention with dropout, get ours.
 
-    Says whether it does. Models that do not look their attention up by name, as Falcon, keep what
-    they have.
+    Models that do not look their attention up by name, as Falcon, keep what they have.
     """
     ours: list[Any] = []
     if next(backbone.parameters()).device.type == "cpu" and backbone._can_set_attn_implementation():
@@ -44,7 +44,7 @@ def swift_attention(backbone: PreTrainedModel) -> Iterator[bool]:
     for config in ours:
         config._attn_implementation = NAME
     try:
-        yield any(config is backbone.config for config in ours)
+        yield
     finally:
         for config in ours:
             config._attn_implementation = "sdpa"

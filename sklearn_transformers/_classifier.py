@@ -182,7 +182,7 @@ class TransformerTextClassifier(
     validation_fraction : float in [0, 1), default=0.1
         Share of the rows to hold out for early stopping: shuffled, stratified, at least one
         row; a class with a single row stays in training. Copies of a row, equal in text and
-        label, stay together. Unused when `X_val` is passed.
+        label, stay together and count as one. Unused when `X_val` is passed.
     n_iter_no_change : int, default=10
         Epochs in a row without improvement after which training stops. After a
         cross-validation of few rows all epochs run.

@@ -116,8 +116,8 @@ def split_rows(rows: Rows, fraction: float, rng: np.random.Generator) -> tuple[R
     train, valid = hold_out(rows.codes, fraction, rng, copies=rows.copies())
     if len(valid) == 0:
         warnings.warn(
-            f"None of the {len(rows)} rows can be held out, because no class has a second one: "
-            "training runs for max_epochs without early stopping.",
+            f"None of the {len(rows)} rows can be held out, because no class has two different "
+            "ones: training runs for max_epochs without early stopping.",
             TextDataWarning,
             stacklevel=2,
         )

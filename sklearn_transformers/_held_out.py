@@ -47,10 +47,16 @@ class HeldOut:
 
     def measure(self, logits: np.ndarray) -> tuple[float, float]:
         """Mean cross-entropy of the answers, and the temperature that they are divided by."""
-        codes, weights = self.data.codes, self.data.weights
+        logits, codes, weights = self._distinct(logits)
         temperature = fit_temperature(logits, codes, weights) if self.calibrate else 1.0
         losses = cross_entropies(logits, codes, temperature)
         return float(np.average(losses, weights=weights)), temperature
+
+    def _distinct(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Answers, codes and weights, each row once: its copies tell nothing more, but weigh."""
+        copies = self.rows.copies()
+        firsts = np.unique(copies, return_index=True)[1]
+        return logits[firsts], self.data.codes[firsts], np.bincount(copies, self.data.weights)
 
     def checks(
         self, answers: Iterable[np.ndarray], fitted: dict[str, Any]
@@ -101,17 +107,20 @@ class HeldOut:
         """
         if self.judge.scoring != "loss":
             return True
-        codes, weights = self.data.codes, self.data.weights
-        ours, theirs = (
-            cross_entropies(some, codes, self.measure(some)[1]) for some in (logits, others)
-        )
-        gain, error = mean_and_error(theirs - ours, weights)
+        ours, theirs = (self._losses(some) for some in (logits, others))
+        gain, error = mean_and_error(theirs - ours, self._distinct(logits)[2])
         return gain > error
+
+    def _losses(self, logits: np.ndarray) -> np.ndarray:
+        """Of each distinct row, at the temperature of them all."""
+        _, temperature = self.measure(logits)
+        answers, codes, _ = self._distinct(logits)
+        return cross_entropies(answers, codes, temperature)
 
     def look_at_result(self, logits: np.ndarray, train: LabelledTexts) -> dict[str, float]:
         """Figures of the final answers; warn when they are no better than each class's share."""
-        codes, weights = self.data.codes, self.data.weights
         loss, temperature = self.measure(logits)
+        logits, codes, weights = self._distinct(logits)
         # One row more for each class: one that no training row has is unlikely, not impossible.
         mass = np.bincount(train.codes, train.weights, minlength=logits.shape[1]) + 1
         warn_of_useless_fit(

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedModel
 
+from sklearn_transformers._attention import NAME as ATTENTION
 from sklearn_transformers._device import autocast
 from sklearn_transformers._heads import AttentionPooling, build_head, output_layer, pool
 from sklearn_transformers._packing import read_packed
@@ -45,7 +46,7 @@ class TextClassifier(nn.Module):
     """
 
     prompt: nn.Parameter | None
-    # Whether batches go through the backbone without their padding while it trains.
+    # Whether batches may go through the backbone without their padding while it trains.
     packed = False
 
     def __init__(
@@ -87,6 +88,7 @@ class TextClassifier(nn.Module):
         memo[id(self)] = twin
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
         twin.mark_origin(None)
+        twin.packed = False
         return twin
 
     def _state(self) -> list[tuple[int, int]]:
@@ -126,7 +128,9 @@ class TextClassifier(nn.Module):
 
     def _read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Hidden states of the texts' tokens, shape (b, s, hidden_size), float32."""
-        if self.packed and self.training and self.prompt is None:
+        # Callbacks may choose another attention, which would not know the texts of a row apart.
+        is_ours = self.backbone.config._attn_implementation == ATTENTION
+        if self.packed and is_ours and self.training and self.prompt is None:
             return read_packed(self.backbone, input_ids, attention_mask).float()
         if self.prompt is None:
             hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask)

@@ -26,7 +26,7 @@ FROM_PADDING = {"camembert", "roberta", "xlm-roberta"}
 MULTIPLE = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """Where the tokens of a packed batch stand in the padded one.
 
@@ -40,7 +40,7 @@ class Layout:
 
     places: torch.Tensor
     mask: torch.Tensor
-    _rows: dict[int, torch.Tensor] = field(default_factory=dict)
+    _rows: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, attention_mask: torch.Tensor) -> "Layout":
@@ -52,7 +52,7 @@ class Layout:
         return cls(torch.from_numpy(places), mask)
 
     def split(self, packed: torch.Tensor) -> torch.Tensor:
-        """(1, n, n_heads, d) -> (b, n_heads, s, d), 0 where no token stands."""
+        """(1, n, n_heads, d) -> (b, n_heads, s, d), 0 where nothing was packed."""
         by_text: torch.Tensor = _Split.apply(packed, self)
         return by_text
 
@@ -117,7 +117,7 @@ def read_packed(
 ) -> torch.Tensor:
     """Hidden states (b, s, width) of texts that are padded on the right, as `backbone` has them.
 
-    Its attention must be that of `swift_attention`. Those of padding mean nothing.
+    Its attention must be that of `swift_attention`. What it says of padding means nothing.
     """
     layout = Layout.of(attention_mask)
     positions = _positions(input_ids, backbone.config)

@@ -27,15 +27,18 @@ def hold_out(
     rng : numpy.random.Generator
     copies : ndarray of shape (n_samples,), int64, default=None
         Rows with one number are the same and of one class: they stay together and count as one.
-        The numbers go from 0, without a gap.
+        A row of which more than half of its class are copies stays in training.
 
     Returns
     -------
     train, valid : ndarray of int64
-        Row indices in random order; `valid` is empty when every class has one row.
+        Row indices in random order, copies behind each other; `valid` is empty when every class
+        has one row.
     """
     if copies is not None:
-        train, valid = hold_out(_code_of_each(copies, codes), fraction, rng)
+        free, own = _free(copies, codes)
+        train, valid = (free[part] for part in hold_out(own, fraction, rng))
+        train = np.concatenate([train, np.setdiff1d(copies, free)])
         return _rows_of(train, copies), _rows_of(valid, copies)
     order = rng.permutation(len(codes))
     sizes = np.bincount(codes)
@@ -76,8 +79,8 @@ def stratified_folds(
         Row indices, in increasing order, copies behind each other. No fold has all rows of a class.
     """
     if copies is not None:
-        folds = stratified_folds(_code_of_each(copies, codes), n_folds, rng)
-        return [_rows_of(fold, copies) for fold in folds]
+        free, own = _free(copies, codes)
+        return [_rows_of(free[fold], copies) for fold in stratified_folds(own, n_folds, rng)]
     order = rng.permutation(len(codes))
     order = order[np.bincount(codes)[codes[order]] > 1]
     by_class = order[np.argsort(codes[order], kind="stable")]
@@ -86,14 +89,21 @@ def stratified_folds(
     return [fold for fold in folds if len(fold)]
 
 
-def _code_of_each(copies: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """The code of what the copies are of."""
-    _, firsts = np.unique(copies, return_index=True)
-    return codes[firsts]
+def _free(copies: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What may be held out, by the number of its copies, and the code of each.
+
+    A row that makes up more than half of its class by its copies stays in training: held out, it
+    would decide alone what is thought of the class, and take most of it from training.
+    """
+    numbers, firsts, n_copies = np.unique(copies, return_index=True, return_counts=True)
+    own = codes[firsts]
+    free = (n_copies == 1) | (2 * n_copies <= np.bincount(codes)[own])
+    return numbers[free], own[free]
 
 
 def _rows_of(chosen: np.ndarray, copies: np.ndarray) -> np.ndarray:
-    """The rows that are copies of what was chosen, in its order."""
-    by_number = np.argsort(copies, kind="stable")
-    parts = np.split(by_number, np.cumsum(np.bincount(copies))[:-1])
-    return np.concatenate([parts[number] for number in chosen]) if len(chosen) else chosen
+    """The rows that are copies of what was chosen, in its order, copies behind each other."""
+    place = np.full(copies.max() + 1, len(chosen))
+    place[chosen] = np.arange(len(chosen))
+    by_place = np.argsort(place[copies], kind="stable")
+    return by_place[: np.isin(copies, chosen).sum()]

@@ -49,12 +49,12 @@ def training_form(
     """
     with (
         replaced_layers(model),
-        swift_attention(backbone) as is_swift,
+        swift_attention(backbone),
         compact_vocabulary(backbone, token_ids),
         _checkpointed_layers(backbone) if gradient_checkpointing else nullcontext(),
         _compiled(backbone) if compiled else nullcontext(),
     ):
-        model.packed = is_swift and can_be_packed(backbone.config) and not compiled
+        model.packed = can_be_packed(backbone.config) and not compiled
         try:
             yield
         finally:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from sklearn_transformers import _packing
+from sklearn_transformers import _attention, _packing
+from sklearn_transformers._attention import attend
 from sklearn_transformers._model import TextClassifier
 from sklearn_transformers._packing import FROM_PADDING, FROM_ZERO, Layout, can_be_packed
 from sklearn_transformers._training_form import training_form
@@ -24,8 +25,12 @@ def batch(pad):
     return torch.where(mask == 1, ids, pad), mask
 
 
-def tiny(kind, **parameters):
-    """A backbone without dropout and its batch."""
+# Our attention, whose way this opens, drops nothing all the same.
+HARDLY = 1e-9
+
+
+def tiny(kind, dropout=0.0, **parameters):
+    """A backbone without dropout, unless attention is to have some, and its batch."""
     pad = PAD.get(kind, 0)
     config = AutoConfig.for_model(
         kind,
@@ -38,10 +43,10 @@ def tiny(kind, **parameters):
         **({"hidden_dim": 64} if kind == "distilbert" else {"intermediate_size": 64}),
         **parameters,
     )
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout"):
-        if hasattr(config, name):
-            setattr(config, name, 0.0)
-    config.dropout = 0.0
+    for name in ("hidden_dropout_prob", "dropout"):
+        setattr(config, name, 0.0)
+    for name in ("attention_probs_dropout_prob", "attention_dropout"):
+        setattr(config, name, dropout)
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         backbone = AutoModel.from_config(config)
@@ -83,21 +88,32 @@ def assert_same(packed, padded, ids, atol=2e-5):
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=atol, msg=name)
 
 
+@pytest.fixture
+def attended(monkeypatch):
+    """How often our attention was used."""
+    calls = []
+    monkeypatch.setattr(_attention, "attend", lambda *a: calls.append(1) or attend(*a))
+    return calls
+
+
+@pytest.mark.parametrize("dropout", [0.0, HARDLY])
 @pytest.mark.parametrize("multiple", [1, 32])
-@pytest.mark.parametrize("pooling", ["mean", "cls", "last", "max"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last", "max", "attention"])
 @pytest.mark.parametrize("kind", sorted(FROM_ZERO | FROM_PADDING))
 def test_packed__step__has_the_logits_and_gradients_of_the_padded_one(
-    kind, pooling, multiple, monkeypatch
+    kind, pooling, multiple, dropout, monkeypatch, attended
 ):
     monkeypatch.setattr(_packing, "MULTIPLE", multiple)
-    backbone, ids, mask = tiny(kind)
+    backbone, ids, mask = tiny(kind, dropout)
     model = classifier(backbone, pooling)
     padded = step(copy.deepcopy(model), ids, mask)
+    assert not attended
     used = ids.unique()
     pad = backbone.get_input_embeddings().padding_idx  # whose embedding is not trained
     with training_form(model, backbone, used.numpy()):
         assert model.packed
         packed = step(model, ids, mask)
+    assert len(attended) == (2 if dropout else 0)
     assert_same(packed, padded, used[used != pad])
 
 
@@ -151,23 +167,31 @@ def test_packed__layers__see_the_tokens_and_no_padding(monkeypatch):
     assert rows.seen == [(1, 27), (1, 28), (1, 32), (1, 48), (4, 12), (4, 12)]
 
 
-def test_packed__padding__gets_no_gradient_through_attention():
-    _, mask = batch(0)
-    layout = Layout.of(mask)
+def test_layout__split_and_join__are_each_others_inverse_on_what_was_packed():
+    layout = Layout.of(batch(0)[1])
     assert len(layout.places) == 32
     states = torch.randn(1, 32, 4, 8, generator=torch.Generator().manual_seed(0))
-    states.requires_grad_()
     by_text = layout.split(states)
     assert by_text.shape == (4, 4, 12, 8)
     assert torch.equal(layout.join(by_text), states)
-    for number, text in enumerate(by_text.transpose(1, 2)):
-        stands = torch.zeros(4, 12, dtype=torch.bool).flatten()
-        stands[layout.places] = True
-        stands = stands.reshape(4, 12)[number]
-        assert torch.equal((text != 0).any(dim=(1, 2)), stands)
-    (by_text * mask[:, None, :, None]).sum().backward()
-    assert torch.equal(states.grad[0, :27], torch.ones(27, 4, 8))
-    assert not states.grad[0, 27:].any()
+    stands = torch.zeros(4 * 12, dtype=torch.bool)
+    stands[layout.places] = True
+    assert torch.equal((by_text != 0).any(dim=3).all(dim=1), stands.reshape(4, 12))
+
+
+@pytest.mark.parametrize("dropout", [0.0, HARDLY])
+def test_packed__padding__gets_no_gradient_through_attention(dropout):
+    """Five of the 32 rows are padding, in the cells of the texts."""
+    layout = Layout.of(batch(0)[1])
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(1, 4, 32, 8, generator=generator).requires_grad_() for _ in "qkv"]
+    module = nn.Module().train()
+    hidden, _ = _attention._attention(module, *parts, None, dropout, is_causal=False, layout=layout)
+    assert hidden.shape == (1, 32, 4, 8)
+    hidden[0, :27].square().sum().backward()
+    for part in parts:
+        assert part.grad[0, :, :27].abs().amax(dim=(0, 2)).min() > 0
+        assert not part.grad[0, :, 27:].any()
 
 
 @pytest.mark.parametrize("shape", [(1, 27, 2, 3), (1, 27, 1, 5)])
@@ -198,12 +222,35 @@ def test_can_be_packed__models_that_look_where_a_token_stands__cannot(kind, para
 @pytest.mark.filterwarnings("default::FutureWarning")
 @pytest.mark.parametrize("how", ["eager", "compiled"])
 def test_training_form__attention_that_is_not_ours__pads(how):
-    backbone, ids, _ = tiny("bert")
+    backbone, ids, mask = tiny("bert")
     model = classifier(backbone)
     if how == "eager":
         backbone.set_attn_implementation("eager")
+    rows = Rows(backbone.encoder.layer[0].intermediate)
     with training_form(model, backbone, ids.unique().numpy(), compiled=how == "compiled"):
-        assert not model.packed
+        if how == "eager":
+            model.train()(ids, mask)
+            assert rows.seen == [(4, 12)]
+        else:
+            assert not model.packed
+
+
+def test_packed__attention_chosen_while_training__pads():
+    """As a callback may, to look at attention: other kinds would mix the texts up."""
+    backbone, ids, mask = tiny("bert")
+    model = classifier(backbone).train()
+    expected = model(ids, mask)
+    with training_form(model, backbone, ids.unique().numpy()):
+        backbone.set_attn_implementation("eager")
+        torch.testing.assert_close(model(ids, mask), expected, rtol=0, atol=1e-5)
+
+
+def test_deepcopy__while_training__pads():
+    backbone, ids, _ = tiny("bert")
+    model = classifier(backbone)
+    with training_form(model, backbone, ids.unique().numpy()):
+        assert not copy.deepcopy(model).packed
+        assert model.packed
 
 
 def test_training_form__over__batches_are_padded_again():

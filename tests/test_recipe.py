@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import toy_texts
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, make_scorer
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 
 from sklearn_transformers import TransformerTextClassifier
-from sklearn_transformers._data import LabelledTexts
+from sklearn_transformers._data import LabelledTexts, Rows
 from sklearn_transformers._head_start import fit_head
 from sklearn_transformers._held_out import HeldOut
 from sklearn_transformers._losses import loss_of
@@ -379,11 +380,13 @@ def test_early_stopping__numpys_bool__is_one(make):
 # --- the one-standard-error rule -------------------------------------------------------------
 
 
-def judged_rows(scoring, n_rows=40):
+def judged_rows(scoring, n_rows=40, n_copies=1, calibrate=False):
     """Held-out rows of two classes whose answers can be made up."""
-    codes = np.arange(n_rows) % 2
-    held = HeldOut(None, SimpleNamespace(scoring=scoring), [], calibrate=False)
-    held.data = LabelledTexts(None, codes, np.ones(n_rows))
+    numbers = np.repeat(np.arange(n_rows), n_copies)
+    codes = numbers % 2
+    rows = Rows([str(number) for number in numbers], codes, np.ones(len(codes)))
+    held = HeldOut(rows, SimpleNamespace(scoring=scoring), [], calibrate)
+    held.data = LabelledTexts(None, codes, rows.weights)
     sure = np.where(np.arange(2) == codes[:, None], 2.0, 0.0)
     return held, sure
 
@@ -395,6 +398,26 @@ def test_clearly_better__beyond_its_standard_error__only():
     noise = np.random.default_rng(0).normal(size=sure.shape)
     assert not held.clearly_better(sure + noise, sure + noise[::-1])
     assert not held.clearly_better(sure, sure)
+
+
+def test_clearly_better__copies__are_no_further_evidence():
+    noise = np.random.default_rng(0).normal(size=(16, 2))
+    for n_copies in (1, 65):
+        held, sure = judged_rows("loss", 16, n_copies)
+        assert not held.clearly_better(sure, sure + 2 * np.repeat(noise, n_copies, axis=0))
+
+
+def test_measure__copies__weigh_and_tell_nothing_more():
+    logits = np.random.default_rng(1).normal(size=(16, 2)) * 3
+    single, _ = judged_rows("loss", 16, calibrate=True)
+    many, _ = judged_rows("loss", 16, 65, calibrate=True)
+    assert many.measure(np.repeat(logits, 65, axis=0)) == pytest.approx(single.measure(logits))
+    uneven, _ = judged_rows("loss", 16)
+    twice = np.concatenate([np.arange(16), [3]])
+    uneven.rows = uneven.rows.take(twice)
+    uneven.data = LabelledTexts(None, twice % 2, np.ones(17))
+    losses = -np.log(softmax(logits, axis=1)[twice, twice % 2])
+    assert uneven.measure(logits[twice]) == pytest.approx((losses.mean(), 1.0))
 
 
 def test_clearly_better__other_scorers__are_taken_at_their_word():

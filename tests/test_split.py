@@ -108,6 +108,20 @@ def test_split__no_copies__is_the_one_by_rows():
         np.testing.assert_array_equal(ours, plain)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_split__a_row_that_is_most_of_its_class__stays_in_training(seed):
+    """An answer such as "ok" in a survey: held out, it would be the whole judgement."""
+    copies = np.concatenate([np.zeros(500, int), np.arange(1, 501)])
+    codes = np.concatenate([np.zeros(600, int), np.ones(400, int)])
+    train, valid = hold_out(codes, 0.1, np.random.default_rng(seed), copies)
+    assert len(valid) == 50  # a tenth of what may be held out
+    assert set(range(500)) < set(train)
+    np.testing.assert_array_equal(np.bincount(codes[valid]), [10, 40])
+    folds = stratified_folds(codes, 2, np.random.default_rng(seed), copies)
+    assert sorted(np.concatenate(folds)) == list(range(500, 1000))
+    assert [len(fold) for fold in folds] == [250, 250]
+
+
 def test_hold_out__one_row_many_times__holds_nothing_out():
     train, valid = hold_out(np.array([0, 0, 1]), 0.5, np.random.default_rng(0), np.array([0, 0, 1]))
     assert sorted(train) == [0, 1, 2]
