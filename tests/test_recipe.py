@@ -401,10 +401,14 @@ def test_clearly_better__beyond_its_standard_error__only():
 
 
 def test_clearly_better__copies__are_no_further_evidence():
-    noise = np.random.default_rng(0).normal(size=(16, 2))
+    noise = np.random.default_rng(0).normal(size=(20, 16, 2))
+    found = []
     for n_copies in (1, 65):
         held, sure = judged_rows("loss", 16, n_copies)
-        assert not held.clearly_better(sure, sure + 2 * np.repeat(noise, n_copies, axis=0))
+        others = np.repeat(noise, n_copies, axis=1)
+        found.append([held.clearly_better(sure, sure + 0.5 * other) for other in others])
+    assert found[0] == found[1]
+    assert {True, False} == set(found[0])
 
 
 def test_measure__copies__weigh_and_tell_nothing_more():

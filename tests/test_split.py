@@ -67,18 +67,18 @@ def test_hold_out__seed__decides():
 
 # --- copies ----------------------------------------------------------------------------------
 
-# Rows 0, 3 and 7 are one row, so are 1 and 2; class 1 has one row twice, class 3 one alone.
-COPIES = np.array([0, 1, 1, 0, 2, 3, 3, 0, 4, 5])
-CODES = np.array([0, 2, 2, 0, 0, 1, 1, 0, 2, 3])
+# Rows 0 and 3 are one row, so are 1 and 2; class 1 has one row twice, class 3 one alone.
+COPIES = np.array([0, 1, 1, 0, 2, 3, 3, 6, 4, 5, 7])
+CODES = np.array([0, 2, 2, 0, 0, 1, 1, 0, 2, 3, 2])
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_hold_out__copies__stay_together_and_keep_every_class_in_training(seed):
     train, valid = hold_out(CODES, 0.4, np.random.default_rng(seed), COPIES)
-    assert sorted([*train, *valid]) == list(range(10))
+    assert sorted([*train, *valid]) == list(range(11))
     assert not set(COPIES[train]) & set(COPIES[valid])
     assert set(CODES[train]) == {0, 1, 2, 3}
-    assert len(set(COPIES[valid])) == 2  # two fifths of six, rounded
+    assert len(set(COPIES[valid])) == 3  # two fifths of seven, rounded
 
 
 @pytest.mark.parametrize("seed", range(20))
