@@ -520,7 +520,7 @@ def plot(cells, path):
             axis.scatter(times, points, s=45, color=f"C{number}")
             label = f"{method} ({len(pairs)})"
             # The two baselines may be close to each other, and so may the other two.
-            height = {"tfidf": 2, "frozen": -9, "trainer": -9}.get(method, -3)
+            height = {"tfidf": 2, "frozen": -9, "trainer": 2, "ordinary": -9}.get(method, -3)
             place, side = ((-6, height), "right") if times < 0.3 else ((6, height), "left")
             if method == "ours":
                 place, side = (0, 7), "center"
