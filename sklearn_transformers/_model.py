@@ -126,11 +126,15 @@ class TextClassifier(nn.Module):
             return pooled
         return pool(hidden, attention_mask, self.pooling)
 
+    def _packs(self) -> bool:
+        """Whether a batch goes through the backbone without its padding now."""
+        may = self.packed and self.training and self.prompt is None
+        # Callbacks may choose another attention, which would not know the texts of a row apart.
+        return may and self.backbone.config._attn_implementation == ATTENTION
+
     def _read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Hidden states of the texts' tokens, shape (b, s, hidden_size), float32."""
-        # Callbacks may choose another attention, which would not know the texts of a row apart.
-        is_ours = self.backbone.config._attn_implementation == ATTENTION
-        if self.packed and is_ours and self.training and self.prompt is None:
+        if self._packs():
             return read_packed(self.backbone, input_ids, attention_mask).float()
         if self.prompt is None:
             hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
