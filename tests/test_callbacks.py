@@ -63,7 +63,8 @@ def test_early_stopping__stalled__goes_back_to_best_epoch(make, three_classes):
 def test_early_stopping__restored_weights__give_the_best_score(make, three_classes, binary):
     X, y = three_classes
     X_val, y_val = X[:60], y[:60]
-    clf = make(max_epochs=15, n_iter_no_change=2, learning_rate=0.02, scoring="neg_log_loss")
+    choices = {"learning_rate": 0.02, "scoring": "neg_log_loss", "random_state": 3}
+    clf = make(max_epochs=15, n_iter_no_change=2, **choices)
     clf.fit(X[60:], y[60:], X_val=X_val, y_val=y_val)
     assert clf.best_epoch_ < clf.n_iter_
     log_proba = clf.predict_log_proba(X_val)

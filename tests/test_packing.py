@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -189,8 +190,9 @@ def test_packed__padding__gets_no_gradient_through_attention(dropout):
     hidden, _ = _attention._attention(module, *parts, None, dropout, is_causal=False, layout=layout)
     assert hidden.shape == (1, 32, 4, 8)
     hidden[0, :27].square().sum().backward()
+    in_company = np.arange(27) != 9  # a text of one token has no choice where to look
     for part in parts:
-        assert part.grad[0, :, :27].abs().amax(dim=(0, 2)).min() > 0
+        assert part.grad[0, :, :27][:, in_company].abs().amax(dim=(0, 2)).min() > 0
         assert not part.grad[0, :, 27:].any()
 
 

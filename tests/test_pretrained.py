@@ -149,7 +149,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 from sklearn_transformers import PretrainedModelError, TransformerTextClassifier
 try:
-    TransformerTextClassifier("nobody/no-such-model").fit(["a", "b"] * 4, [0, 1] * 4)
+    TransformerTextClassifier("nobody/no-such-model").fit(list("abcdefgh"), [0, 1] * 4)
 except PretrainedModelError as error:
     print(error)
 """
