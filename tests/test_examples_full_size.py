@@ -40,7 +40,8 @@ def test_quickstart__full_size__matches_or_beats_the_baseline():
 @pytest.mark.pretrained
 def test_quickstart__users_csv__works(tmp_path):
     file = tmp_path / "reviews.csv"
-    rows = ['"A joy, really",5', '"Dull, and endless",1'] * 30
+    texts = [(f'"A joy, really, {n}",5', f'"Dull, and endless, {n}",1') for n in range(30)]
+    rows = [row for pair in texts for row in pair]
     file.write_text("review,stars\n" + "\n".join(rows), encoding="utf-8")
     output = run(
         "examples/quickstart.py", "--data", str(file), "--text", "review", "--label", "stars",
