@@ -1,6 +1,7 @@
 """Rows that are held out to judge epochs by: given ones, a part, or in folds each row once."""
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,16 +48,24 @@ class HeldOut:
 
     def measure(self, logits: np.ndarray) -> tuple[float, float]:
         """Mean cross-entropy of the answers, and the temperature that they are divided by."""
+        losses, weights, temperature = self._losses(logits)
+        return float(np.average(losses, weights=weights)), temperature
+
+    def _losses(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """Loss and weight of each distinct row, and the temperature of all answers."""
         logits, codes, weights = self._distinct(logits)
         temperature = fit_temperature(logits, codes, weights) if self.calibrate else 1.0
-        losses = cross_entropies(logits, codes, temperature)
-        return float(np.average(losses, weights=weights)), temperature
+        return cross_entropies(logits, codes, temperature), weights, temperature
 
     def _distinct(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Answers, codes and weights, each row once: its copies tell nothing more, but weigh."""
-        copies = self.rows.copies()
-        firsts = np.unique(copies, return_index=True)[1]
-        return logits[firsts], self.data.codes[firsts], np.bincount(copies, self.data.weights)
+        firsts = np.unique(self._copies, return_index=True)[1]
+        weights = np.bincount(self._copies, self.data.weights)
+        return logits[firsts], self.data.codes[firsts], weights
+
+    @cached_property
+    def _copies(self) -> np.ndarray:
+        return self.rows.copies()
 
     def checks(
         self, answers: Iterable[np.ndarray], fitted: dict[str, Any]
@@ -107,15 +116,10 @@ class HeldOut:
         """
         if self.judge.scoring != "loss":
             return True
-        ours, theirs = (self._losses(some) for some in (logits, others))
-        gain, error = mean_and_error(theirs - ours, self._distinct(logits)[2])
+        ours, weights, _ = self._losses(logits)
+        theirs, _, _ = self._losses(others)
+        gain, error = mean_and_error(theirs - ours, weights)
         return gain > error
-
-    def _losses(self, logits: np.ndarray) -> np.ndarray:
-        """Of each distinct row, at the temperature of them all."""
-        _, temperature = self.measure(logits)
-        answers, codes, _ = self._distinct(logits)
-        return cross_entropies(answers, codes, temperature)
 
     def look_at_result(self, logits: np.ndarray, train: LabelledTexts) -> dict[str, float]:
         """Figures of the final answers; warn when they are no better than each class's share."""
@@ -169,13 +173,14 @@ def choose_rows(
     """
     train, folds = rows, []
     early_stopping, fraction = estimator.early_stopping, estimator.validation_fraction
+    distinct = rows.distinct()
     if valid is None and early_stopping == "auto":
-        few = are_few(len(rows.distinct()), len(classes)) and fraction > 0
+        few = are_few(len(distinct), len(classes)) and fraction > 0
         if few and not (proceed or looked_at or _may_ask_the_model(estimator.scoring)):
             folds = stratified_folds(rows.codes, FOLDS, rng, rows.copies())
         early_stopping = fraction > 0 and not folds and not (few and proceed)
     if valid is None and (early_stopping or folds):
-        warn_of_rare_classes(rows.distinct().codes, classes)
+        warn_of_rare_classes(distinct.codes, classes)
     if valid is None and early_stopping:
         train, valid = split_rows(rows, fraction, rng)
     elif folds:
