@@ -9,7 +9,8 @@ cells found there are not run again, so the benchmark can be stopped and run in 
 a number of rows, `N/class` for N rows of each class, or `all` for at most 10,000. The seed draws
 the training rows and is the method's own seed. Rows are measured on the same test rows, at most
 `--max-test` of them. Times are seconds of CPU too: with OMP_NUM_THREADS=1 these do not depend on
-what else the machine does. `topics` as a folder means the docstring paragraphs of the examples.
+what else the machine does. `topics` as a folder means the docstring paragraphs of the examples,
+`functions` the sources of Python functions, by package (`functions.py`).
 
 tfidf     TfidfVectorizer (words and pairs, sublinear) and LogisticRegression, C by validation.
 frozen    The same logistic regression on the frozen encoder's vectors.
@@ -73,11 +74,8 @@ LIBRARIES = ("torch", "transformers", "scikit-learn", "setfit", "sentence-transf
 
 def read(folder):
     """Texts and labels of the training and the test part."""
-    if folder == "topics":
-        sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-        from docstring_topics import load_docstring_topics
-
-        texts, labels = map(np.array, load_docstring_topics())
+    if folder in ("topics", "functions"):
+        texts, labels = map(np.array, installed(folder))
         order = np.random.default_rng(0).permutation(len(texts))
         n_train = int(0.7 * len(order))
         return [(texts[rows], labels[rows]) for rows in (order[:n_train], order[n_train:])]
@@ -87,6 +85,18 @@ def read(folder):
         order = np.random.default_rng(0).permutation(len(labels))
         texts, labels = texts[order], labels[order]
     return [train, (texts, labels)]
+
+
+def installed(name):
+    """Texts and labels that are made of the packages which are installed."""
+    if name == "functions":
+        from functions import load_functions
+
+        return load_functions()
+    sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+    from docstring_topics import load_docstring_topics
+
+    return load_docstring_topics()
 
 
 def read_part(path):
