@@ -46,6 +46,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
+from functions import load_functions
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 ABLATIONS = {
@@ -74,8 +75,8 @@ LIBRARIES = ("torch", "transformers", "scikit-learn", "setfit", "sentence-transf
 
 def read(folder):
     """Texts and labels of the training and the test part."""
-    if folder in ("topics", "functions"):
-        texts, labels = map(np.array, installed(folder))
+    if folder in INSTALLED:
+        texts, labels = map(np.array, INSTALLED[folder]())
         order = np.random.default_rng(0).permutation(len(texts))
         n_train = int(0.7 * len(order))
         return [(texts[rows], labels[rows]) for rows in (order[:n_train], order[n_train:])]
@@ -87,16 +88,15 @@ def read(folder):
     return [train, (texts, labels)]
 
 
-def installed(name):
-    """Texts and labels that are made of the packages which are installed."""
-    if name == "functions":
-        from functions import load_functions
-
-        return load_functions()
+def load_topics():
     sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
     from docstring_topics import load_docstring_topics
 
     return load_docstring_topics()
+
+
+# Data sets that are made of what is installed, by what stands for their folder.
+INSTALLED = {"topics": load_topics, "functions": load_functions}
 
 
 def read_part(path):

@@ -30,17 +30,14 @@ def load_functions():
     rng = random.Random(0)
     rows = []
     for package in PACKAGES:
+        folder = Path(importlib.util.find_spec(package).submodule_search_locations[0])
         own = set()
-        for path in sorted(folder_of(package).rglob("*.py")):
-            if "test" not in str(path.relative_to(folder_of(package))):
+        for path in sorted(folder.rglob("*.py")):
+            if "test" not in str(path.relative_to(folder)):
                 own.update(sources(path, package))
         rows += [(text, package) for text in rng.sample(sorted(own), min(MOST, len(own)))]
     rng.shuffle(rows)
     return zip(*rows, strict=True)
-
-
-def folder_of(package):
-    return Path(importlib.util.find_spec(package).submodule_search_locations[0])
 
 
 def sources(path, package):
