@@ -125,6 +125,8 @@ def _parameters(estimator: Any) -> str:
     resolved = ("tuning", "learning_rate", "batch_size", "max_epochs", "max_length", "pooling")
     rows = {"parameter": "value"}
     rows |= {name: f"`{getattr(estimator, name + '_')}`" for name in resolved}
+    if estimator.bag_of_words_weight_:
+        rows["weight of the bag of words beside it"] = f"`{estimator.bag_of_words_weight_}`"
     rows |= {"weights trained": f"{estimator.n_trainable_:,}", "seed": f"`{estimator.seed_}`"}
     return _table(rows)
 

@@ -47,6 +47,7 @@ from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers._tokenization import golden_ids, longest_input
 from sklearn_transformers._validation import check_texts
 from sklearn_transformers._vectors import on_vectors
+from sklearn_transformers._word_regression import words_beside
 
 __all__ = ["fine_tune"]
 
@@ -114,16 +115,10 @@ def fine_tune(
     # 3. Hold out rows to judge epochs by.
     train, held = rows, None
     if not one_epoch:
-        train, held = choose_rows(
-            estimator,
-            rows,
-            valid,
-            codec.classes,
-            rng,
-            weigh_scores=(sample_weight if valid is None else sample_weight_val) is not None,
-            proceed=proceed,
-            looked_at=bool(callbacks) or estimator.schedule == "plateau",
-        )
+        weigh_scores = (sample_weight if valid is None else sample_weight_val) is not None
+        looked_at = bool(callbacks) or estimator.schedule == "plateau"
+        hows = {"weigh_scores": weigh_scores, "proceed": proceed, "looked_at": looked_at}
+        train, held = choose_rows(estimator, rows, valid, codec.classes, rng, **hows)
     class_weights = codec.class_weights(estimator.class_weight, train.codes, train.weights)
 
     with snapshots, seeded(int(rng.integers(2**63)), device), own_grad_mode(device):
@@ -174,6 +169,8 @@ def fine_tune(
             "_n_features_out": model.width,
         }
         start = {"epoch": 0, "load_seconds": load_seconds, "tokenise_seconds": clock.lap()}
+        words = words_beside(estimator, model, train_data, held, tokenizer, padding)
+        start["bag_of_words_seconds"] = clock.lap()
 
         trainee, recipe, train_data = _trainee(estimator, model, recipe, train_data, held, rng)
 
@@ -188,16 +185,10 @@ def fine_tune(
 
         # 7. Training.
         stopper = None if held is None else held.stopper(estimator, answers, checks)
-        epochs, fitted["n_trainable_"] = _train(
-            estimator,
-            trainee,
-            recipe,
-            rng,
-            train_data,
-            None if held is None or held.folds else held,
-            stopper,
-            callbacks + epoch_tasks(task, fitted),
-            snapshots,
+        watched = None if held is None or held.folds else held
+        callbacks = callbacks + epoch_tasks(task, fitted)
+        epochs, fitted["n_trainable_"], logits = _train(
+            estimator, trainee, recipe, rng, train_data, watched, stopper, callbacks, snapshots
         )
         if len(epochs) == recipe.max_epochs:
             for check in checks[1:]:
@@ -207,9 +198,9 @@ def fine_tune(
     model.eval().requires_grad_(True)
     if head is not None and stopper is not None and stopper.best_epoch_ == 0:
         set_head(model, head, 1.0)  # the regression itself is the answer
-    if held is not None and stopper is not None:
-        fitted["_report"] |= held.look_at_result(stopper.logits_, train_data)
-    return fitted | records(estimator, history, start, epochs, stopper)
+    fitted |= records(estimator, history, start, epochs, stopper)
+    words.settle(fitted, held, logits, train_data)
+    return fitted
 
 
 def _trainee(
@@ -273,8 +264,8 @@ def _train(
     stopper: KeepBest | TrainOrNot | None,
     callbacks: list[Any],
     snapshots: Snapshots | NoSnapshots,
-) -> tuple[list[dict[str, Any]], int]:
-    """Train in place; return a plain dict per epoch, and how many weights were trained."""
+) -> tuple[list[dict[str, Any]], int, Any]:
+    """Train in place; return a dict per epoch, how many weights learnt, and the last answers."""
     ours: list[Any] = []
     if held is not None:
         ours.append(ValidationScore(held.judge.score))
@@ -296,4 +287,5 @@ def _train(
         release(callbacks)
         if progress is not None:
             progress.close()
-    return plain(net.history), net.n_trainable_
+    logits = getattr(net, "valid_logits_", None) if stopper is None else stopper.logits_
+    return plain(net.history), net.n_trainable_, logits

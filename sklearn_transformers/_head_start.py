@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
@@ -12,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from sklearn_transformers._calibration import cross_entropies
 from sklearn_transformers._split import hold_out
 
-__all__ = ["HeadStart", "fit_head"]
+__all__ = ["HeadStart", "RegressionPath", "all_classes", "fit_head"]
 
 # Strengths of the L2 penalty to choose from, beside the mean loss: independent of the number of
 # rows. From strong to weak, each fit starting from the one before.
@@ -69,40 +70,48 @@ def fit_head(
         Decides the hold-outs.
     """
     present = np.unique(codes)
-    weight, bias = np.zeros((n_classes, vectors.shape[1]), np.float32), np.zeros(n_classes)
     if len(present) == 1:
-        bias[present] = 1
-        return HeadStart(weight, bias.astype(np.float32), 1.0, PENALTIES[0])
+        weight = np.zeros((n_classes, vectors.shape[1]), np.float32)
+        bias = (np.arange(n_classes) == present).astype(np.float32)
+        return HeadStart(weight, bias, 1.0, PENALTIES[0])
     mean = np.average(vectors, axis=0, weights=weights)
     # One scale for all: single entries that hardly vary stay as unimportant as they are.
     scale = np.sqrt(np.average(((vectors - mean) ** 2).mean(axis=1), weights=weights)) or 1.0
     scaled = (vectors - mean) / scale
-    # BLAS adds up in as many parts as it has threads: one thread always gives the same bits.
-    with threadpool_limits(1, "blas"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        # scikit-learn takes many classes of few rows for numbers.
-        warnings.filterwarnings("ignore", "The number of unique classes is greater", UserWarning)
+    with threadpool_limits(1, "blas"):  # for `logits`; see RegressionPath.fit
         penalty = _choose_penalty(scaled, codes, weights, rng)
-        _, coef, intercept = _Path(scaled, codes, weights).fit(penalty)
+        _, coef, intercept = RegressionPath(scaled, codes, weights).fit(penalty)
         logits = scaled @ coef.T + intercept
     shrink = _shrinkage(logits, np.searchsorted(present, codes), weights)
-    intercept = intercept - coef @ mean / scale
-    weight[present], bias[:] = coef / scale, intercept.min()
-    bias[present] = intercept
-    return HeadStart(weight, bias.astype(np.float32), shrink, penalty)
+    weight, bias = all_classes(present, coef / scale, intercept - coef @ mean / scale, n_classes)
+    return HeadStart(weight.astype(np.float32), bias.astype(np.float32), shrink, penalty)
 
 
-class _Path:
-    """Logistic regressions on the same rows with weaker and weaker penalties."""
+def all_classes(
+    present: np.ndarray, coef: np.ndarray, intercept: np.ndarray, n_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients and intercepts of all classes: those without a row have none, and the lowest."""
+    weight, bias = np.zeros((n_classes, coef.shape[1])), np.full(n_classes, intercept.min())
+    weight[present], bias[present] = coef, intercept
+    return weight, bias
 
-    def __init__(self, vectors: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> None:
+
+class RegressionPath:
+    """Logistic regressions on the same rows, dense or sparse, with weaker and weaker penalties."""
+
+    def __init__(self, vectors: Any, codes: np.ndarray, weights: np.ndarray) -> None:
         self.vectors, self.codes, self.shares = vectors, codes, weights / weights.sum()
         self.model = LogisticRegression(max_iter=300, tol=1e-4, warm_start=True)
 
     def fit(self, penalty: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Codes that occur, their coefficients and intercepts."""
+        """Codes that occur, their coefficients and intercepts; penalty beside the mean loss."""
         self.model.set_params(C=1 / penalty)
-        self.model.fit(self.vectors, self.codes, sample_weight=self.shares)
+        # BLAS adds up in as many parts as it has threads: one thread always gives the same bits.
+        with threadpool_limits(1, "blas"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            # scikit-learn takes many classes of few rows for numbers.
+            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+            self.model.fit(self.vectors, self.codes, sample_weight=self.shares)
         coef, intercept = self.model.coef_, self.model.intercept_
         if len(self.model.classes_) == 2:  # scikit-learn keeps the difference of the two only
             coef, intercept = np.vstack([-coef, coef]) / 2, np.append(-intercept, intercept) / 2
@@ -133,7 +142,7 @@ def _choose_penalty(
     splits = [(train, held) for train, held in splits if len(held)]
     if not splits:  # one row a class
         return PENALTIES[0]
-    paths = [_Path(vectors[rows], codes[rows], weights[rows]) for rows, _ in splits]
+    paths = [RegressionPath(vectors[rows], codes[rows], weights[rows]) for rows, _ in splits]
     best, least = PENALTIES[0], np.inf
     for penalty in PENALTIES:
         losses, shares = [], []

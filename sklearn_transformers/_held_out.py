@@ -23,6 +23,9 @@ from sklearn_transformers.exceptions import TrainingDivergedError
 
 __all__ = ["HeldOut", "choose_rows"]
 
+# How much a bag of words may count beside the Transformer, whose logits count once.
+TIMES = (0.1, 0.2, 0.4, 0.8, 1.6)
+
 
 class HeldOut:
     """Held-out rows and what is thought of the answers to them.
@@ -121,7 +124,35 @@ class HeldOut:
         gain, error = mean_and_error(theirs - ours, weights)
         return gain > error
 
-    def look_at_result(self, logits: np.ndarray, train: LabelledTexts) -> dict[str, float]:
+    def weight_beside(self, logits: np.ndarray, others: np.ndarray) -> float:
+        """How many times other logits are to be added: 0 unless that is better beyond doubt.
+
+        By two standard errors: with 16 rows one is soon there by luck, and it is a part more.
+        """
+        alone, weights, _ = self._losses(logits)
+        losses = [self._losses(logits + np.float32(times) * others)[0] for times in TIMES]
+        best = int(np.argmin([np.average(loss, weights=weights) for loss in losses]))
+        gain, error = mean_and_error(alone - losses[best], weights)
+        return TIMES[best] if gain > 2 * error else 0.0
+
+    def conclude(self, fitted: dict[str, Any], logits: np.ndarray, train: LabelledTexts) -> None:
+        """Have the attributes tell of the final answers, which may be more than the Transformer's.
+
+        Parameters
+        ----------
+        fitted : dict
+            The fitted attributes.
+        logits : ndarray of shape (n_held, n_classes)
+        train : LabelledTexts
+            Without these rows, or with them where they are held out in folds.
+        """
+        loss, fitted["temperature_"] = self.measure(logits)
+        if fitted["bag_of_words_weight_"]:
+            self.judge.meet(fitted)
+            fitted["best_score_"] = self.judge.score(logits, loss, fitted["temperature_"])
+        fitted["_report"] |= self._look_at_result(logits, train)
+
+    def _look_at_result(self, logits: np.ndarray, train: LabelledTexts) -> dict[str, float]:
         """Figures of the final answers; warn when they are no better than each class's share."""
         loss, temperature = self.measure(logits)
         logits, codes, weights = self._distinct(logits)

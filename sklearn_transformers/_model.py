@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedModel
 
 from sklearn_transformers._attention import NAME as ATTENTION
+from sklearn_transformers._bag_of_words import BagOfWords
 from sklearn_transformers._device import autocast
 from sklearn_transformers._heads import AttentionPooling, build_head, output_layer, pool
 from sklearn_transformers._packing import read_packed
@@ -46,6 +47,8 @@ class TextClassifier(nn.Module):
     """
 
     prompt: nn.Parameter | None
+    # Added to the answers, but not while anything trains.
+    words: BagOfWords | None
     # Whether batches may go through the backbone without their padding while it trains.
     packed = False
 
@@ -70,6 +73,7 @@ class TextClassifier(nn.Module):
         self.attention = AttentionPooling(width) if pooling == "attention" else None
         self.dropout = nn.Dropout(dropout)
         self.head = build_head(head, width, n_classes)
+        self.words = None
         self._origin: tuple[Hashable, list[tuple[int, int]]] = (None, [])
 
     @property
@@ -109,7 +113,10 @@ class TextClassifier(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Token ids and mask of shape (b, s) -> logits of shape (b, n_classes), float32."""
-        return self.decide(self.embed(input_ids, attention_mask))
+        logits = self.decide(self.embed(input_ids, attention_mask))
+        if self.words is None:
+            return logits
+        return logits + self.words(input_ids, attention_mask)
 
     def decide(self, vectors: torch.Tensor) -> torch.Tensor:
         """Vectors of shape (b, hidden_size) -> logits of shape (b, n_classes), float32."""

@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._architecture import architecture_of
+from sklearn_transformers._bag_of_words import BagOfWords
 from sklearn_transformers._device import present_device
 from sklearn_transformers._folder import FORMAT, check_name, damage_named
 from sklearn_transformers._model import TextClassifier
@@ -209,6 +210,9 @@ def rebuild(
             model = TextClassifier(backbone, *(form[name] for name in FORM))
         if "prompt" in weights:
             model.set_prompt(weights["prompt"])
+        words = {n.removeprefix("words."): weights[n] for n in tensors if n.startswith("words.")}
+        if words:
+            model.words = BagOfWords.like(words, model.n_classes)
         missing, unexpected = model.load_state_dict(weights, strict=False)
         missing = [name for name in missing if not _is_body(name)]
         if missing or unexpected:

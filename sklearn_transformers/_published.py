@@ -69,7 +69,8 @@ def as_published(
     config = copy.deepcopy(model.backbone.config)
     kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     own_dense, output = _own_layers(model)
-    if kind is None or output is None or model.prompt is not None or model.attention is not None:
+    others_too = (model.prompt, model.attention, model.words)
+    if kind is None or output is None or any(part is not None for part in others_too):
         return None
     weight, bias = output.weight.detach() / temperature, output.bias.detach() / temperature
     body = dict(model.backbone.state_dict())
@@ -140,6 +141,7 @@ def adopt(estimator: Any, side: str | None) -> dict[str, Any]:
         "truncation_report_": {},
         "pooling_": model.pooling,
         "temperature_": 1.0,
+        "bag_of_words_weight_": 0.0,
         "seed_": draw_seed(estimator.random_state),
         "n_trainable_": 0,
         "history_": [{"epoch": 0, "load_seconds": clock.lap(), "seconds": clock.total()}],

@@ -54,6 +54,7 @@ PLAIN = (
     "truncation_report_",
     "pooling_",
     "temperature_",
+    "bag_of_words_weight_",
     "seed_",
     "n_trainable_",
     "history_",
@@ -168,7 +169,8 @@ def _attributes(
         for name, place in record["weights"].items()
     }
     files |= {name: json.dumps(record["own_files"][name]).encode() for name in OWN_FILES}
-    fitted = {name: record["fitted"][name] for name in PLAIN}
+    younger = {"bag_of_words_weight_": 0.0}
+    fitted = {name: (younger | record["fitted"])[name] for name in PLAIN}
     _check_fitted(fitted)
     fitted["device_"] = device or fitted["device_"]
     classes, form = ClassCodec.from_record(**record["classes"]).classes, record["form"]

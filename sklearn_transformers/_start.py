@@ -124,6 +124,8 @@ def widened(estimator: Any, classes: Any) -> dict[str, Any]:
         new = old.detach().mean(dim=0).repeat(len(codec.classes), *[1] * (old.ndim - 1))
         new[torch.from_numpy(columns).to(old.device)] = old.detach()
         setattr(output, name, nn.Parameter(new))
+    if model.words is not None:
+        model.words = model.words.widened(len(codec.classes), torch.from_numpy(columns))
     output.out_features = model.n_classes = len(codec.classes)
     return {"classes_": codec.classes, "model_": model}
 

@@ -75,7 +75,12 @@ def reader(
 
     def read(texts: EncodedTexts) -> np.ndarray:
         vectors = frozen_vectors(model, texts, padding, device, precision, budget)
-        return vectors.copy() if method == "embed" else _logits(model, vectors, device)
+        if method == "embed":
+            return vectors.copy()
+        logits = _logits(model, vectors, device)
+        if model.words is not None:
+            logits += run(model.words, texts, padding, device, budget=budget)
+        return logits
 
     return read
 

@@ -192,6 +192,7 @@ def make(checkpoints):
             "batch_size": 32,
             "max_epochs": 6,
             "early_stopping": True,
+            "bag_of_words": False,  # which knows these texts by heart: see test_bag_of_words
             "n_iter_no_change": 3,
             "random_state": 0,
             "device": "cpu",
@@ -231,6 +232,7 @@ def fitted(checkpoints, three_classes):
         batch_size=32,
         max_epochs=6,
         early_stopping=True,
+        bag_of_words=False,
         random_state=0,
         device="cpu",
         precision="float32",

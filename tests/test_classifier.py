@@ -256,6 +256,7 @@ BAD_PARAMETERS = {
     "validation_fraction": [1.0, -0.1, 5],
     "n_iter_no_change": [0, 1.5],
     "tol": [-1e-9],
+    "bag_of_words": ["yes", 2],
     "calibrate": ["yes", 2],
     "scoring": ["accuracyy", 3],
     "class_weight": ["auto", 3],

@@ -286,7 +286,9 @@ def test_from_pretrained__bad_parameter__is_refused_before_loading():
 
 @pytest.mark.pretrained
 def test_auto_model__default_classifier__same_logits(tmp_path, three_classes):
-    clf = TransformerTextClassifier(max_epochs=1, random_state=0, verbose=0, device="cpu")
+    clf = TransformerTextClassifier(
+        max_epochs=1, bag_of_words=False, random_state=0, verbose=0, device="cpu"
+    )
     clf.fit(three_classes[0][:60], three_classes[1][:60])
     clf.save(tmp_path / "saved")
     logits, _ = their_logits(tmp_path / "saved")

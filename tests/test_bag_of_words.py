@@ -1,0 +1,345 @@
+"""The bag of words beside the Transformer: what it is, when it has a say, and where it goes."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from conftest import PLAIN, encoded_texts, toy_texts
+from sklearn.base import clone
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import get_scorer
+from sklearn.pipeline import make_pipeline
+
+from sklearn_transformers import OnnxTextClassifier, TransformerTextClassifier
+from sklearn_transformers._bag_of_words import BagOfWords
+from sklearn_transformers._batching import Padding
+from sklearn_transformers._data import LabelledTexts
+from sklearn_transformers._inference import run
+from sklearn_transformers._targets import ClassCodec
+from sklearn_transformers._word_regression import C, fit_words
+from sklearn_transformers.exceptions import SavedModelError
+
+SPECIAL = [0, 1, 2]
+PADDING = Padding(pad_id=0, longest=64)
+
+
+def random_rows(n_rows, n_classes=3, seed=0, n_tokens=40):
+    """Token ids between two special ones; a class likes some tokens better."""
+    rng = np.random.default_rng(seed)
+    codes = np.arange(n_rows) % n_classes
+    lists = []
+    for code in codes:
+        ids = rng.integers(3, n_tokens, rng.integers(1, 20))
+        liked = 3 + code + n_classes * rng.integers(0, 3, 4)
+        lists.append([1, *ids, *liked, 2])
+    return LabelledTexts(encoded_texts(*lists), codes, np.ones(n_rows)), lists
+
+
+def answers(words, texts):
+    return run(words, texts, PADDING, "cpu")
+
+
+def test_fit_words__logits__are_those_of_scikit_learn():
+    data, lists = random_rows(90)
+    new, new_lists = random_rows(30, seed=1, n_tokens=60)  # has tokens that training has not
+    known = CountVectorizer(analyzer=lambda ids: [i for i in ids if i not in SPECIAL])
+    theirs = make_pipeline(
+        known,
+        TfidfTransformer(sublinear_tf=True),
+        LogisticRegression(C=C, max_iter=1000, tol=1e-8),
+    ).fit(lists, data.codes)
+    ours = ClassCodec.probabilities(answers(fit_words(data, 3, SPECIAL), new.texts))
+    np.testing.assert_allclose(ours, theirs.predict_proba(new_lists), atol=2e-3)
+    assert theirs.score(new_lists, new.codes) > 0.8
+
+
+def test_fit_words__two_classes__have_the_same_odds_as_in_scikit_learn():
+    data, lists = random_rows(60, n_classes=2)
+    theirs = make_pipeline(
+        CountVectorizer(analyzer=lambda ids: [i for i in ids if i not in SPECIAL]),
+        TfidfTransformer(sublinear_tf=True),
+        LogisticRegression(C=C, max_iter=1000, tol=1e-8),
+    ).fit(lists, data.codes)
+    logits = answers(fit_words(data, 2, SPECIAL), data.texts)
+    np.testing.assert_allclose(
+        logits[:, 1] - logits[:, 0], theirs.decision_function(lists), atol=2e-2
+    )
+
+
+def test_fit_words__copies_of_a_row__are_its_weight():
+    data, lists = random_rows(30)
+    twice = LabelledTexts(
+        encoded_texts(*lists, *lists[:9]), data.codes[np.r_[:30, :9]], np.ones(39)
+    )
+    heavy = LabelledTexts(data.texts, data.codes, np.repeat([2.0, 1.0], [9, 21]))
+    found, wanted = (fit_words(rows, 3, SPECIAL) for rows in (twice, heavy))
+    for tensor, same in zip(found.buffers(), wanted.buffers(), strict=True):
+        assert torch.equal(tensor, same)
+    assert not torch.equal(wanted.weight, fit_words(data, 3, SPECIAL).weight)
+
+
+def test_fit_words__order_of_the_rows__does_not_matter():
+    data, _ = random_rows(30)
+    order = np.random.default_rng(0).permutation(30)
+    ids = data.texts.ids.copy()
+    one, other = fit_words(data, 3, SPECIAL), fit_words(data.take(order), 3, SPECIAL)
+    assert torch.equal(one.weight, other.weight)
+    assert np.array_equal(data.texts.ids, ids)
+
+
+def test_fit_words__class_without_a_row__is_never_the_answer():
+    data, _ = random_rows(30)
+    logits = answers(fit_words(data, 5, SPECIAL), data.texts)
+    assert logits.shape == (30, 5)
+    assert logits.argmax(axis=1).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("lists", "codes"), [([[1, 2], [1, 2]], [0, 1]), ([[1, 5, 2], [1, 6, 2]], [1, 1])]
+)
+def test_fit_words__nothing_to_learn_from__says_nothing(lists, codes):
+    data = LabelledTexts(encoded_texts(*lists), np.array(codes), np.ones(2))
+    assert not answers(fit_words(data, 2, SPECIAL), data.texts).any()
+
+
+def test_bag_of_words__padding__is_no_word():
+    data, _ = random_rows(30)
+    words = fit_words(data, 3, [1, 2])  # 0 pads, but is not left out by itself
+    ids = torch.tensor([[1, 5, 6, 2, 0, 0], [1, 5, 6, 2, 7, 8]])
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0]])
+    short = words(ids[:1, :4], mask[:1, :4])
+    torch.testing.assert_close(words(ids, mask), short.repeat(2, 1))
+
+
+def test_bag_of_words__token_beyond_the_known_ones__counts_nothing():
+    words = fit_words(random_rows(30)[0], 3, SPECIAL)
+    ids, ones = torch.tensor([[1, 5, 10**6, 2]]), torch.ones(1, 4, dtype=torch.int64)
+    torch.testing.assert_close(words(ids, ones), words(ids[:, [0, 1, 3]], ones[:, :3]))
+
+
+def test_bag_of_words__widened__new_classes_are_as_the_mean():
+    words = fit_words(random_rows(30)[0], 3, SPECIAL)
+    wide = words.widened(5, torch.tensor([0, 2, 4]))
+    ids, ones = torch.tensor([[1, 5, 6, 2]]), torch.ones(1, 4, dtype=torch.int64)
+    old, new = words(ids, ones), wide(ids, ones)
+    torch.testing.assert_close(new[:, [0, 2, 4]], old)
+    torch.testing.assert_close(new[:, [1, 3]], old.mean(dim=1, keepdim=True).repeat(1, 2))
+
+
+# --- in the estimator ------------------------------------------------------------------------
+
+
+def unlearnable(make, **parameters):
+    """A classifier whose Transformer learns nothing: all that it knows, it has from the words."""
+    return make(learning_rate=1e-9, max_epochs=1, bag_of_words=True, **parameters)
+
+
+@pytest.fixture
+def with_words(make, three_classes):
+    clf = unlearnable(make).fit(*three_classes)
+    assert clf.bag_of_words_weight_ > 0
+    return clf
+
+
+def test_fit__words_that_tell__are_added(make, three_classes, with_words):
+    X, y = toy_texts(120, ("bad", "good", "plain"), seed=1)
+    alone = unlearnable(make).set_params(bag_of_words=False).fit(*three_classes)
+    assert alone.bag_of_words_weight_ == 0
+    assert alone.model_.words is None
+    assert with_words.score(X, y) > alone.score(X, y) + 0.2
+    assert with_words._report["accuracy"] > alone._report["accuracy"] + 0.2
+
+
+def test_fit__training__is_the_same_with_words_and_without(make, three_classes, with_words):
+    alone = unlearnable(make).set_params(bag_of_words=False).fit(*three_classes)
+    weights = with_words.model_.state_dict()
+    for name, weight in alone.model_.state_dict().items():
+        assert torch.equal(weight, weights.pop(name))
+    assert all(name.startswith("words.") for name in weights)
+    assert [row["train_loss"] for row in with_words.history_[1:]] == [
+        row["train_loss"] for row in alone.history_[1:]
+    ]
+
+
+def test_fit__words_that_tell_nothing__are_left_out(make):
+    rng = np.random.default_rng(0)
+    X = [" ".join(rng.choice(PLAIN, 8)) for _ in range(120)]
+    clf = make(max_epochs=1, bag_of_words=True).fit(X, rng.choice(["no", "yes"], 120))
+    assert clf.bag_of_words_weight_ == 0
+    assert clf.model_.words is None
+
+
+def test_fit__logits__are_the_sum(with_words, three_classes):
+    X = three_classes[0][:40]
+    both = with_words.decision_function(X) * with_words.temperature_
+    words, with_words.model_.words = with_words.model_.words, None
+    alone = with_words.decision_function(X) * with_words.temperature_
+    tokens = with_words.tokenizer_(X, padding=True, return_tensors="pt")
+    own = words(tokens["input_ids"], tokens["attention_mask"]).numpy()
+    np.testing.assert_allclose(both, alone + own, atol=1e-5)
+    assert np.abs(own).max() > 0.1
+
+
+def test_fit__temperature__is_that_of_the_sum(make, three_classes):
+    X, y = toy_texts(1200, ("bad", "good", "plain"), seed=2)
+    y[::5] = y[1::5]  # else no temperature would be low enough
+    clf = unlearnable(make).fit(*three_classes, X_val=X, y_val=y)
+    assert clf.temperature_ != clf.history_[clf.best_epoch_]["temperature"]
+    losses = []
+    for factor in (0.9, 1.0, 1.1):
+        logits = clf.decision_function(X) / factor
+        shares = ClassCodec.probabilities(logits)
+        losses.append(-np.log(shares[np.arange(1200), np.searchsorted(clf.classes_, y)]).mean())
+    assert losses[1] == min(losses)
+
+
+@pytest.mark.parametrize("scoring", ["loss", "accuracy", "neg_log_loss"])
+def test_fit__best_score__is_that_of_the_sum(make, three_classes, scoring):
+    X, y = toy_texts(150, ("bad", "good", "plain"), seed=2)
+    clf = unlearnable(make, scoring=scoring).fit(*three_classes, X_val=X, y_val=y)
+    assert clf.bag_of_words_weight_ > 0
+    name = "neg_log_loss" if scoring == "loss" else scoring
+    assert clf.best_score_ == pytest.approx(get_scorer(name)(clf, X, y), abs=1e-5)
+    assert clf.best_score_ > clf.history_[clf.best_epoch_]["valid_score"]
+
+
+def test_fit__scorer_of_the_users__sees_the_words(make, three_classes):
+    X, y = toy_texts(150, ("bad", "good", "plain"), seed=2)
+    seen = []
+
+    def score(clf, X_val, y_val):
+        seen.append(clf.predict(X[:80]))  # not the texts whose answers are known
+        return -len(seen)
+
+    clf = unlearnable(make, scoring=score).fit(*three_classes, X_val=X, y_val=y)
+    assert clf.best_score_ == -len(seen)
+    assert np.array_equal(seen[-1], clf.predict(X[:80]))
+
+
+def test_fit__rows_answered_in_folds__were_not_seen_by_the_words(make):
+    # Each text has one word of its own: a regression on all of them would know every label.
+    rng = np.random.default_rng(0)
+    words = [f"{a} {b}" for a in PLAIN[:8] for b in PLAIN[8:16]]
+    y = rng.permutation(np.repeat(["no", "yes"], 32))
+    clf = make(early_stopping="auto", max_epochs=1, bag_of_words=True).fit(words, y)
+    assert clf._report["n_folds"] == 2
+    assert clf.bag_of_words_weight_ == 0
+
+
+def test_fit__rows_for_validation_without_early_stopping__weigh_the_words(make, three_classes):
+    X, y = toy_texts(90, ("bad", "good", "plain"), seed=2)
+    clf = unlearnable(
+        make,
+    ).set_params(early_stopping=False)
+    clf.fit(*three_classes, X_val=X, y_val=y)
+    assert clf.bag_of_words_weight_ > 0
+
+
+def test_fit__nothing_held_out__has_no_words(make, binary):
+    clf = unlearnable(make).set_params(early_stopping=False).fit(*binary)
+    assert clf.bag_of_words_weight_ == 0
+    assert clf.model_.words is None
+
+
+def test_fit__head_alone__has_words_too(make, three_classes):
+    clf = make(tuning="head", learning_rate=1e-9, max_epochs=1, bag_of_words=True)
+    clf.fit(*three_classes)
+    X = three_classes[0][:40]
+    assert clf.bag_of_words_weight_ > 0
+    whole = clf.set_params()  # the same model, read as one that was trained as a whole
+    whole_logits = clf._forward(X, "forward")
+    clf.tuning_ = "full"
+    np.testing.assert_allclose(whole._forward(X, "forward"), whole_logits, atol=1e-5)
+    assert clf.transform(X).shape == (40, clf.model_.width)
+
+
+# --- going on, and files ---------------------------------------------------------------------
+
+
+def test_partial_fit__words__stay(with_words, three_classes):
+    before = with_words.model_.words.weight.clone()
+    temperature = with_words.temperature_
+    with_words.partial_fit(*three_classes)
+    assert torch.equal(with_words.model_.words.weight, before)
+    assert with_words.bag_of_words_weight_ > 0
+    assert with_words.temperature_ == temperature
+
+
+def test_partial_fit__words_no_longer_wanted__are_gone(with_words, three_classes):
+    with_words.set_params(bag_of_words=False).partial_fit(*three_classes)
+    assert with_words.model_.words is None
+    assert with_words.bag_of_words_weight_ == 0
+
+
+def test_warm_start__words__are_those_of_the_new_rows(with_words):
+    before = with_words.model_.words
+    X, y = toy_texts(240, ("bad", "good", "plain"), seed=5)
+    with_words.set_params(warm_start=True).fit(X, y)
+    assert with_words.model_.words is not before
+    assert with_words.bag_of_words_weight_ > 0
+
+
+def test_add_classes__labels__stay_as_they_are(with_words, three_classes):
+    X = three_classes[0]
+    before = with_words.predict(X)
+    with_words.add_classes(["middling", "worse"])
+    assert np.array_equal(with_words.predict(X), before)
+    assert with_words.predict_proba(X).shape == (240, 5)
+    with_words.partial_fit(["a b", "c d"], ["middling", "worse"])
+    assert with_words.predict_proba(X).shape == (240, 5)
+
+
+def test_pickle__words__answer_alike(with_words, three_classes):
+    X = three_classes[0]
+    same = pickle.loads(pickle.dumps(with_words))
+    assert np.array_equal(same.predict_proba(X), with_words.predict_proba(X))
+    assert same.bag_of_words_weight_ == with_words.bag_of_words_weight_
+    assert not hasattr(clone(with_words), "bag_of_words_weight_")
+
+
+def test_save__words__answer_alike_and_are_not_published_as_less(
+    with_words, three_classes, tmp_path
+):
+    X = three_classes[0]
+    with_words.save(tmp_path / "model")
+    same = TransformerTextClassifier.load(tmp_path / "model")
+    assert np.array_equal(same.predict_proba(X), with_words.predict_proba(X))
+    assert same.bag_of_words_weight_ == with_words.bag_of_words_weight_
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert "ForSequenceClassification" not in str(config.get("architectures"))
+    assert "bag of words" in (tmp_path / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("numbers", torch.tensor([0, 10**6, 0], dtype=torch.int32)),
+        ("numbers", torch.tensor([0, -1, 0], dtype=torch.int32)),
+        ("idf", torch.ones(2)),
+        ("bias", torch.ones(7)),
+        ("weight", torch.ones(3, 3)),
+    ],
+)
+def test_like__tensors_that_do_not_fit__are_refused(name, tensor):
+    words = fit_words(random_rows(30)[0], 3, SPECIAL)
+    with pytest.raises(ValueError, match="bag of words"):
+        BagOfWords.like(words.state_dict() | {name: tensor}, 3)
+    same = BagOfWords.like(words.state_dict(), 3)
+    assert torch.equal(same.weight, words.weight)
+
+
+def test_revive__damaged_words__are_named(with_words):
+    with_words.model_.words.idf = with_words.model_.words.idf[:-1]
+    with pytest.raises(SavedModelError, match="bag of words"):
+        pickle.loads(pickle.dumps(with_words))
+
+
+@pytest.mark.parametrize(("int8", "most"), [(False, 1e-4), (True, 0.05)])
+def test_export_onnx__words__are_in_the_graph(with_words, three_classes, tmp_path, int8, most):
+    X = [*three_classes[0][:60], "", "unheard-of"]
+    with_words.export_onnx(tmp_path / "onnx", int8=int8)
+    served = OnnxTextClassifier.load(tmp_path / "onnx")
+    np.testing.assert_allclose(served.predict_proba(X), with_words.predict_proba(X), atol=most)
