@@ -62,6 +62,7 @@ ABLATIONS = {
     "label smoothing 0.1": {"label_smoothing": 0.1},
     "averaged weights": {},  # see `averaging`
     "no calibration": {"calibrate": False},
+    "no bag of words": {"bag_of_words": False},
 }
 METHODS = ("tfidf", "frozen", "ordinary", "trainer", "setfit", "ours")
 SIZES = ("8/class", "64/class", "600", "2000", "all")
@@ -206,6 +207,7 @@ def ours(X, y, X_test, seed, epochs, **parameters):
         "epochs": clf.max_epochs_,
         "best_epoch": clf.best_epoch_,
         "temperature": clf.temperature_,
+        "bag_of_words_weight": clf.bag_of_words_weight_,
         "start_seconds": clf.history_[0]["seconds"],
     }
     return clf.classes_, lambda: clf.predict_proba(X_test), notes

@@ -16,7 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn_transformers import OnnxTextClassifier, TransformerTextClassifier
 from sklearn_transformers._bag_of_words import BagOfWords
 from sklearn_transformers._batching import Padding
-from sklearn_transformers._data import LabelledTexts
+from sklearn_transformers._data import LabelledTexts, Rows
+from sklearn_transformers._held_out import HeldOut
 from sklearn_transformers._inference import run
 from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers._word_regression import C, fit_words
@@ -343,3 +344,63 @@ def test_export_onnx__words__are_in_the_graph(with_words, three_classes, tmp_pat
     with_words.export_onnx(tmp_path / "onnx", int8=int8)
     served = OnnxTextClassifier.load(tmp_path / "onnx")
     np.testing.assert_allclose(served.predict_proba(X), with_words.predict_proba(X), atol=most)
+
+
+# --- how much of a say -----------------------------------------------------------------------
+
+
+def held_out(codes):
+    n_rows = len(codes)
+    rows = Rows([str(i) for i in range(n_rows)], codes, np.ones(n_rows))
+    held = HeldOut(rows, None, [], calibrate=True)
+    held.data = LabelledTexts(encoded_texts(*[[3]] * n_rows), codes, np.ones(n_rows))
+    return held
+
+
+def two_views(n_rows, noise, seed=0):
+    """Codes, and logits of two models that know as much and err independently."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 3, n_rows)
+    truth = np.eye(3, dtype=np.float32)[codes]
+    first, second = truth + noise * rng.normal(size=(2, n_rows, 3)).astype(np.float32)
+    return codes, 2 * first, 2 * second
+
+
+def test_weight_beside__models_that_err_independently__are_about_as_important():
+    codes, first, second = two_views(2000, noise=1.0)
+    assert 0.7 < held_out(codes).weight_beside(first, second) < 1.5
+
+
+def test_weight_beside__the_other_knows_nothing__is_nothing():
+    codes, first, _ = two_views(2000, noise=1.0)
+    noise = np.random.default_rng(1).normal(size=(2000, 3)).astype(np.float32)
+    assert held_out(codes).weight_beside(first, noise) == 0
+
+
+def test_weight_beside__few_rows__never_settle_for_the_most():
+    weights = []
+    for seed in range(20):
+        codes, first, second = two_views(20, noise=1.0, seed=seed)
+        weights.append(held_out(codes).weight_beside(first, second))
+    assert 0.5 < np.median(weights) < 1
+    assert max(weights) < 1.55
+
+
+def test_weight_beside__one_row__is_nothing():
+    codes, first, second = two_views(1, noise=0.1)
+    assert held_out(codes).weight_beside(first, second) == 0
+
+
+def test_weight_beside__new_rows__are_answered_better():
+    better = []
+    for seed in range(20):
+        codes, first, second = two_views(1060, noise=1.0, seed=seed)
+        few, new = slice(60), slice(60, None)
+        weight = held_out(codes[few]).weight_beside(first[few], second[few])
+        both = first + np.float32(weight) * second
+        better.append(
+            (both[new].argmax(axis=1) == codes[new]).mean()
+            - (first[new].argmax(axis=1) == codes[new]).mean()
+        )
+    assert np.mean(better) > 0.05
+    assert min(better) >= 0
