@@ -90,4 +90,4 @@ class BagOfWords(nn.Module):
         # Each of the n places at which a token stands has a share of 1/n in it.
         lengths = (values.square() / counts).sum(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
         shares = values / counts / lengths
-        return (shares[:, :, None] * self.weight[numbers]).sum(dim=1) + self.bias
+        return torch.bmm(shares[:, None], self.weight[numbers])[:, 0] + self.bias

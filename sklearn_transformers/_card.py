@@ -115,9 +115,11 @@ def _evaluation(estimator: Any) -> str:
         "expected calibration error": f"{report['calibration_error']:.3f}",
         "temperature": f"{estimator.temperature_:.3f}",
     }
+    chosen = ["the best epoch"] if estimator.early_stopping_ else []
+    chosen += ["the weight of the bag of words"] if estimator.bag_of_words_weight_ else []
+    chosen += ["the temperature"]
     return _table(rows) + (
-        "\n\nThe same texts chose the best epoch and the temperature, so that new ones may do a "
-        "little worse."
+        f"\n\nThe same texts chose {' and '.join(chosen)}, so that new ones may do a little worse."
     )
 
 
@@ -126,7 +128,7 @@ def _parameters(estimator: Any) -> str:
     rows = {"parameter": "value"}
     rows |= {name: f"`{getattr(estimator, name + '_')}`" for name in resolved}
     if estimator.bag_of_words_weight_:
-        rows["weight of the bag of words beside it"] = f"`{estimator.bag_of_words_weight_}`"
+        rows["weight of the bag of words beside it"] = f"`{estimator.bag_of_words_weight_:.3f}`"
     rows |= {"weights trained": f"{estimator.n_trainable_:,}", "seed": f"`{estimator.seed_}`"}
     return _table(rows)
 

@@ -190,12 +190,13 @@ class TransformerTextClassifier(
         Improvements of at most `tol` do not postpone stopping; the weights kept are still
         those of the best score.
     bag_of_words : bool, default=True
-        Have the counts of tokens in a text, which see terms of your own field that no pretraining
-        saw, beside the Transformer: a logistic regression on TF-IDF weights, whose logits are
-        added to the Transformer's [16]_ if a tenth of them lowers the loss on the held-out rows by
-        more than its standard error; how many times, up to 1.6, these rows say.
-        Epochs are judged without it. Without rows to validate on there is none or, in a call that
-        goes on training, the one that there was.
+        Have the counts of the tokens read of a text, which see terms of your own field that no
+        pretraining saw, beside the Transformer: a logistic regression on TF-IDF weights. Its
+        logits are added to the Transformer's [16]_ if a tenth of them lowers the loss on the
+        held-out rows by more than its standard error; these also say how many times, by that loss
+        whatever `scoring` is. Epochs are judged without it.
+        A `fit` that goes on training has one of its own rows. Without rows to validate on there is
+        none or, in a call that goes on training, the one that there was.
     calibrate : bool, default=True
         Divide the logits by the temperature that suits the held-out rows best [4]_, so that
         `predict_proba` neither promises too much nor too little. Labels stay as they are.

@@ -194,12 +194,12 @@ def fine_tune(
             for check in checks[1:]:
                 epochs[-1] |= check  # found by models that were trained without the row
 
-    # 8. Plain records of what happened; net, optimiser and batches end here.
-    model.eval().requires_grad_(True)
-    if head is not None and stopper is not None and stopper.best_epoch_ == 0:
-        set_head(model, head, 1.0)  # the regression itself is the answer
-    fitted |= records(estimator, history, start, epochs, stopper)
-    words.settle(fitted, held, logits, train_data)
+        # 8. Plain records of what happened; net, optimiser and batches end here.
+        model.eval().requires_grad_(True)
+        if head is not None and stopper is not None and stopper.best_epoch_ == 0:
+            set_head(model, head, 1.0)  # the regression itself is the answer
+        fitted |= records(estimator, history, start, epochs, stopper)
+        words.settle(fitted, held, answers[0] if logits is None else logits, train_data)
     return fitted
 
 
@@ -235,7 +235,7 @@ def _begin(
     clock: Clock,
 ) -> tuple[HeadStart | None, Any]:
     """Set the head, and answer the held-out rows: before training, and in folds also after it."""
-    head, answers = None, np.empty(0)
+    head, answers = None, np.empty((1, 0))
     if held is not None and held.folds:
         watched = shows_epochs(estimator.verbose)
         answers = cross_fit(model, data, held.folds, recipe, rng, with_head, watched)

@@ -116,7 +116,8 @@ class TextClassifier(nn.Module):
         logits = self.decide(self.embed(input_ids, attention_mask))
         if self.words is None:
             return logits
-        return logits + self.words(input_ids, attention_mask)
+        with autocast(logits.device.type, "float32"):
+            return logits + self.words(input_ids, attention_mask)
 
     def decide(self, vectors: torch.Tensor) -> torch.Tensor:
         """Vectors of shape (b, hidden_size) -> logits of shape (b, n_classes), float32."""

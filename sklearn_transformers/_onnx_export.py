@@ -97,7 +97,7 @@ def _core(tokenizer: Tokenizer) -> str:
 
 def _graph(model: TextClassifier) -> Any:
     """The model as an ONNX graph (`onnx.ModelProto`) for any number of texts of any length."""
-    n_bytes = sum(weight.numel() * 4 for weight in model.parameters())
+    n_bytes = sum(weight.numel() * 4 for weight in model.state_dict().values())
     if n_bytes > MOST_BYTES:
         raise ValueError(
             f"The model's weights take {n_bytes / 2**30:.1f} GiB, but one ONNX file can hold no "

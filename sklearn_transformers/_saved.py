@@ -89,7 +89,17 @@ def save_estimator(estimator: Any, path: str | os.PathLike[str]) -> None:
     }
     files[TOKENIZER] = json.dumps(own_files[TOKENIZER] | cuts, indent=1).encode()
     shown, prefix = {}, ""
+    words, model.words = model.words, None
     twin = _twin(estimator, model)
+    if twin is not None and words is not None:
+        warnings.warn(
+            "The folder is no checkpoint of transformers, which has no place for the bag of words "
+            "that has a say in this classifier's answers (bag_of_words_weight_="
+            f"{estimator.bag_of_words_weight_:.2f}): only TransformerTextClassifier.load can read "
+            "it. For a checkpoint, fit with bag_of_words=False.",
+            stacklevel=3,
+        )
+        twin = None
     if twin is None:
         shown = {
             n.removeprefix("backbone."): w for n, w in tensors.items() if n.startswith("backbone.")

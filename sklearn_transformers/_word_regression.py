@@ -26,6 +26,10 @@ __all__ = ["Words", "fit_words", "words_beside"]
 # scikit-learn's C. Vectors of length 1 want a weaker penalty than its default of 1.
 C = 10.0
 
+# Coefficients that the optimiser keeps a few dozen copies of: with more classes than this allows
+# for all tokens, the rarest tokens are left out.
+MOST_COEFFICIENTS = 2**22
+
 
 @dataclass(frozen=True, eq=False)
 class Words:
@@ -72,10 +76,10 @@ def words_beside(
     Where rows are held out in folds, each of them is answered by what is fitted to the others.
     """
     known, model.words = model.words, None
-    if not estimator.bag_of_words:
-        return Words(None)
     if held is None:
         return Words(known, 0.0 if known is None else estimator.bag_of_words_weight_)
+    if not estimator.bag_of_words:
+        return Words(None)
     ignored, everyone = tokenizer.all_special_ids, np.arange(len(data))
     words = fit_words(data, model.n_classes, ignored)
     if not held.folds:
@@ -93,7 +97,10 @@ def fit_words(data: LabelledTexts, n_classes: int, ignored: list[int]) -> BagOfW
     ids, offsets = data.texts.ids, data.texts.offsets
     counts = csr_matrix((np.ones(len(ids)), ids, offsets), copy=True)
     counts.sum_duplicates()
-    known = np.setdiff1d(ids, ignored)
+    n_texts = counts.getnnz(axis=0)
+    n_texts[np.intersect1d(ids, ignored)] = 0
+    common = np.argsort(-n_texts, kind="stable")[: MOST_COEFFICIENTS // n_classes]
+    known = np.sort(common[n_texts[common] > 0])
     if len(known) == 0 or len(np.unique(data.codes)) == 1:
         return BagOfWords.of(known[:0], np.ones(0), np.zeros((n_classes, 0)), np.zeros(n_classes))
     tf_idf = TfidfTransformer(sublinear_tf=True)

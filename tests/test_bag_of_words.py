@@ -1,5 +1,6 @@
 """The bag of words beside the Transformer: what it is, when it has a say, and where it goes."""
 
+import copy
 import json
 import pickle
 
@@ -12,8 +13,9 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import get_scorer
 from sklearn.pipeline import make_pipeline
+from skorch.callbacks import Callback
 
-from sklearn_transformers import OnnxTextClassifier, TransformerTextClassifier
+from sklearn_transformers import OnnxTextClassifier, TransformerTextClassifier, _word_regression
 from sklearn_transformers._bag_of_words import BagOfWords
 from sklearn_transformers._batching import Padding
 from sklearn_transformers._data import LabelledTexts, Rows
@@ -221,7 +223,7 @@ def test_fit__scorer_of_the_users__sees_the_words(make, three_classes):
 
 
 def test_fit__rows_answered_in_folds__were_not_seen_by_the_words(make):
-    # Each text has one word of its own: a regression on all of them would know every label.
+    # Labels have nothing to do with the texts, but a regression on all of them knows most.
     rng = np.random.default_rng(0)
     words = [f"{a} {b}" for a in PLAIN[:8] for b in PLAIN[8:16]]
     y = rng.permutation(np.repeat(["no", "yes"], 32))
@@ -237,6 +239,51 @@ def test_fit__rows_for_validation_without_early_stopping__weigh_the_words(make, 
     ).set_params(early_stopping=False)
     clf.fit(*three_classes, X_val=X, y_val=y)
     assert clf.bag_of_words_weight_ > 0
+
+
+class StopAtOnce(Callback):
+    def on_train_begin(self, net, **_):
+        net.stop_training = True
+
+
+@pytest.mark.parametrize("bag_of_words", [False, True])
+def test_fit__no_epoch_runs__the_start_is_judged(make, three_classes, bag_of_words):
+    X, y = toy_texts(90, ("bad", "good", "plain"), seed=2)
+    clf = make(early_stopping=False, bag_of_words=bag_of_words, callbacks=[StopAtOnce()])
+    clf.fit(*three_classes, X_val=X, y_val=y)
+    assert clf.n_iter_ == 0
+    assert (clf.bag_of_words_weight_ > 0) == bag_of_words
+    assert clf.best_score_ == pytest.approx(get_scorer("neg_log_loss")(clf, X, y), abs=1e-5)
+
+
+def test_fit__many_classes__leave_out_the_rarest_tokens(monkeypatch):
+    data, lists = random_rows(60)
+    monkeypatch.setattr(_word_regression, "MOST_COEFFICIENTS", 3 * 10)
+    words = fit_words(data, 3, SPECIAL)
+    assert words.weight.shape == (1 + 10, 3)
+    n_texts = np.bincount(np.concatenate([np.unique(ids) for ids in lists]))
+    n_texts[SPECIAL] = 0
+    kept = np.flatnonzero(words.numbers.numpy())
+    assert n_texts[kept].min() >= np.delete(n_texts, kept).max()
+
+
+def test_deepcopy__words__are_its_own(with_words, three_classes):
+    twin = copy.deepcopy(with_words)
+    assert np.array_equal(
+        twin.predict_proba(three_classes[0]), with_words.predict_proba(three_classes[0])
+    )
+    assert twin.model_.words.weight.data_ptr() != with_words.model_.words.weight.data_ptr()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
+def test_gpu__words__answer_as_on_the_cpu(make, three_classes):
+    X = three_classes[0]
+    clf = unlearnable(make, device="cuda").fit(*three_classes)
+    assert clf.model_.words.weight.is_cuda
+    on_cpu = object.__new__(type(clf))
+    on_cpu.__setstate__(clf.__getstate__() | {"device_": "cpu"})
+    np.testing.assert_allclose(on_cpu.predict_proba(X), clf.predict_proba(X), atol=1e-4)
 
 
 def test_fit__nothing_held_out__has_no_words(make, binary):
@@ -269,10 +316,15 @@ def test_partial_fit__words__stay(with_words, three_classes):
     assert with_words.temperature_ == temperature
 
 
-def test_partial_fit__words_no_longer_wanted__are_gone(with_words, three_classes):
-    with_words.set_params(bag_of_words=False).partial_fit(*three_classes)
+def test_going_on__words_no_longer_wanted__are_gone_with_the_next_held_out_rows(
+    with_words, three_classes
+):
+    with_words.set_params(bag_of_words=False, warm_start=True).partial_fit(*three_classes)
+    assert with_words.model_.words is not None  # as the temperature, which was got with them
+    with_words.fit(*three_classes)
     assert with_words.model_.words is None
     assert with_words.bag_of_words_weight_ == 0
+    assert with_words.temperature_ == with_words.history_[with_words.best_epoch_]["temperature"]
 
 
 def test_warm_start__words__are_those_of_the_new_rows(with_words):
@@ -305,13 +357,15 @@ def test_save__words__answer_alike_and_are_not_published_as_less(
     with_words, three_classes, tmp_path
 ):
     X = three_classes[0]
-    with_words.save(tmp_path / "model")
+    with pytest.warns(UserWarning, match="no checkpoint of transformers.*bag_of_words=False"):
+        with_words.save(tmp_path / "model")
     same = TransformerTextClassifier.load(tmp_path / "model")
     assert np.array_equal(same.predict_proba(X), with_words.predict_proba(X))
     assert same.bag_of_words_weight_ == with_words.bag_of_words_weight_
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert "ForSequenceClassification" not in str(config.get("architectures"))
-    assert "bag of words" in (tmp_path / "model" / "README.md").read_text()
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "chose the best epoch and the weight of the bag of words and the temperature" in card
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,8 @@ def small(make):
     """Make a classifier for three epochs of five steps."""
 
     def small(**parameters):
-        return make(**({"batch_size": 16, "max_epochs": N_EPOCHS} | parameters))
+        defaults = {"batch_size": 16, "max_epochs": N_EPOCHS, "bag_of_words": True}
+        return make(**(defaults | parameters))
 
     return small
 
