@@ -1,5 +1,7 @@
 """How sure the model may be: temperature scaling on rows it was not trained on."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.optimize import minimize_scalar
 
@@ -11,6 +13,7 @@ __all__ = [
     "cross_entropies",
     "fit_temperature",
     "mean_and_error",
+    "shares_of_say",
 ]
 
 N_BINS = 15
@@ -47,22 +50,38 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) 
         Above 1 where the model is too sure of itself.
     """
     likeliest = closest_temperature(logits, np.eye(logits.shape[1])[codes], weights)
-    # Where weights differ, rows are worth fewer that weigh the same (Kish 1965).
-    n_rows = weights.sum() ** 2 / (weights**2).sum()
-    if n_rows >= MANY_ROWS:
+    if _effective_rows(weights) >= MANY_ROWS:
         return likeliest
     # Steps away from it: with many rows no other has a say, and it must be among them.
     low, high = LOG_TEMPERATURES
     steps = np.log(likeliest) + np.arange(low - high, high - low, 0.1)
     temperatures = np.exp(steps[(steps >= low) & (steps <= high)])
-    losses = np.array([cross_entropies(logits, codes, t) @ weights for t in temperatures])
-    likelihoods = np.exp((losses.min() - losses) * n_rows / weights.sum())
-    shares = likelihoods / likelihoods.sum()
+    shares = shares_of_say([cross_entropies(logits, codes, t) for t in temperatures], weights)
     together = np.zeros(logits.shape)
     for share, temperature in zip(shares, temperatures, strict=True):
         if share > 1e-6:
             together += share * ClassCodec.probabilities(logits, temperature)
     return closest_temperature(logits, together, weights)
+
+
+def shares_of_say(losses: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """How much each of some answers counts, by how likely it makes the labels; they sum to 1.
+
+    Parameters
+    ----------
+    losses : sequence of ndarray of shape (n_rows,)
+        For each of the answers, the cross-entropy of every row.
+    weights : ndarray of shape (n_rows,)
+    """
+    sums = np.array([loss @ weights for loss in losses])
+    likelihoods = np.exp((sums.min() - sums) * _effective_rows(weights) / weights.sum())
+    shares: np.ndarray = likelihoods / likelihoods.sum()
+    return shares
+
+
+def _effective_rows(weights: np.ndarray) -> float:
+    """Where weights differ, rows are worth fewer that weigh the same (Kish 1965)."""
+    return float(weights.sum() ** 2 / (weights**2).sum())
 
 
 def closest_temperature(logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:

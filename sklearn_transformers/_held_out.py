@@ -11,6 +11,7 @@ from sklearn_transformers._calibration import (
     cross_entropies,
     fit_temperature,
     mean_and_error,
+    shares_of_say,
 )
 from sklearn_transformers._data import LabelledTexts, Rows, split_rows
 from sklearn_transformers._diagnosis import warn_of_rare_classes, warn_of_useless_fit
@@ -137,9 +138,7 @@ class HeldOut:
         gain, error = mean_and_error(losses[0] - losses[1], weights)
         if gain <= error:
             return 0.0
-        n_rows = weights.sum() ** 2 / (weights**2).sum()
-        means = np.array([np.average(loss, weights=weights) for loss in losses])
-        return float(np.average(TIMES, weights=np.exp((means.min() - means) * n_rows)))
+        return float(shares_of_say(losses, weights) @ TIMES)
 
     def conclude(self, fitted: dict[str, Any], logits: np.ndarray, train: LabelledTexts) -> None:
         """Have the attributes tell of the final answers, which may be more than the Transformer's.
@@ -156,11 +155,12 @@ class HeldOut:
         if fitted["bag_of_words_weight_"]:
             self.judge.meet(fitted)
             fitted["best_score_"] = self.judge.score(logits, loss, fitted["temperature_"])
-        fitted["_report"] |= self._look_at_result(logits, train)
+        fitted["_report"] |= self._look_at_result(logits, loss, fitted["temperature_"], train)
 
-    def _look_at_result(self, logits: np.ndarray, train: LabelledTexts) -> dict[str, float]:
+    def _look_at_result(
+        self, logits: np.ndarray, loss: float, temperature: float, train: LabelledTexts
+    ) -> dict[str, float]:
         """Figures of the final answers; warn when they are no better than each class's share."""
-        loss, temperature = self.measure(logits)
         logits, codes, weights = self._distinct(logits)
         # One row more for each class: one that no training row has is unlikely, not impossible.
         mass = np.bincount(train.codes, train.weights, minlength=logits.shape[1]) + 1

@@ -69,8 +69,7 @@ def as_published(
     config = copy.deepcopy(model.backbone.config)
     kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     own_dense, output = _own_layers(model)
-    others_too = (model.prompt, model.attention, model.words)
-    if kind is None or output is None or any(part is not None for part in others_too):
+    if kind is None or output is None or model.prompt is not None or model.attention is not None:
         return None
     weight, bias = output.weight.detach() / temperature, output.bias.detach() / temperature
     body = dict(model.backbone.state_dict())

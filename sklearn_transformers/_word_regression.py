@@ -39,20 +39,20 @@ class Words:
     ----------
     bag : BagOfWords or None
     weight : float
-        How many times it is in its own logits.
+        How many times it is in its own logits, where that is known before training.
     says : ndarray of shape (n_held, n_classes) or None
         What it, or one like it that has not seen them, answers to the held-out rows.
     """
 
     bag: BagOfWords | None
-    weight: float = 1.0
+    weight: float = 0.0
     says: np.ndarray | None = None
 
     def settle(
         self, fitted: dict[str, Any], held: HeldOut | None, logits: np.ndarray, data: LabelledTexts
     ) -> None:
         """Give the model its words, and say what became of the last answers to held-out rows."""
-        bag, weight = self.bag, 0.0 if self.bag is None else self.weight
+        bag, weight = self.bag, self.weight
         if bag is not None and self.says is not None and held is not None:
             weight = held.weight_beside(logits, self.says)
             logits = logits + np.float32(weight) * self.says

@@ -234,9 +234,7 @@ def test_fit__rows_answered_in_folds__were_not_seen_by_the_words(make):
 
 def test_fit__rows_for_validation_without_early_stopping__weigh_the_words(make, three_classes):
     X, y = toy_texts(90, ("bad", "good", "plain"), seed=2)
-    clf = unlearnable(
-        make,
-    ).set_params(early_stopping=False)
+    clf = unlearnable(make).set_params(early_stopping=False)
     clf.fit(*three_classes, X_val=X, y_val=y)
     assert clf.bag_of_words_weight_ > 0
 
@@ -297,10 +295,9 @@ def test_fit__head_alone__has_words_too(make, three_classes):
     clf.fit(*three_classes)
     X = three_classes[0][:40]
     assert clf.bag_of_words_weight_ > 0
-    whole = clf.set_params()  # the same model, read as one that was trained as a whole
-    whole_logits = clf._forward(X, "forward")
-    clf.tuning_ = "full"
-    np.testing.assert_allclose(whole._forward(X, "forward"), whole_logits, atol=1e-5)
+    by_vectors = clf._forward(X, "forward")
+    clf.tuning_ = "full"  # the same model, read as one that was trained as a whole
+    np.testing.assert_allclose(clf._forward(X, "forward"), by_vectors, atol=1e-5)
     assert clf.transform(X).shape == (40, clf.model_.width)
 
 
