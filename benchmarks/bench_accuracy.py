@@ -10,7 +10,8 @@ a number of rows, `N/class` for N rows of each class, or `all` for at most 10,00
 the training rows and is the method's own seed. Rows are measured on the same test rows, at most
 `--max-test` of them. Times are seconds of CPU too: with OMP_NUM_THREADS=1 these do not depend on
 what else the machine does. `topics` as a folder means the docstring paragraphs of the examples,
-`functions` the sources of Python functions, by package (`functions.py`).
+`functions` the sources of Python functions, by package (`functions.py`), `languages` messages of a
+program, by language (`languages.py`).
 
 tfidf     TfidfVectorizer (words and pairs, sublinear) and LogisticRegression, C by validation.
 frozen    The same logistic regression on the frozen encoder's vectors.
@@ -47,6 +48,7 @@ from pathlib import Path
 
 import numpy as np
 from functions import load_functions
+from languages import load_languages
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 ABLATIONS = {
@@ -97,7 +99,7 @@ def load_topics():
 
 
 # Data sets that are made of what is installed, by what stands for their folder.
-INSTALLED = {"topics": load_topics, "functions": load_functions}
+INSTALLED = {"topics": load_topics, "functions": load_functions, "languages": load_languages}
 
 
 def read_part(path):
