@@ -61,7 +61,7 @@ ABLATIONS = {
     "batches of 32": {"batch_size": 32},
     "no early stopping": {"early_stopping": False},
     "layer decay 0.8": {"layer_decay": 0.8},
-    "label smoothing 0.1": {"label_smoothing": 0.1},
+    "no label smoothing": {"label_smoothing": 0.0},
     "averaged weights": {},  # see `averaging`
     "no calibration": {"calibrate": False},
     "no bag of words": {"bag_of_words": False},

@@ -17,7 +17,7 @@ ONLY_FOR_A_TRAINED_HEAD: dict[str, tuple[Any, ...]] = {
     "head_init": ("auto", "logistic"),
     "head_learning_rate": ("auto",),
     "loss": ("cross_entropy",),
-    "label_smoothing": (0.0,),
+    "label_smoothing": ("auto", 0.0),
 }
 
 # In smaller steps most texts would meet no other of their class.

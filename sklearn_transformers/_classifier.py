@@ -149,9 +149,10 @@ class TransformerTextClassifier(
     warmup : float in [0, 1], default=0.1
         Share of the optimiser steps during which the learning rate rises linearly to its
         peak; `schedule` says what comes after.
-    label_smoothing : float in [0, 1), default=0.0
-        Share of each training label that is spread evenly over all classes; for the
-        cross-entropy only.
+    label_smoothing : float in [0, 1) or "auto", default="auto"
+        Share of each training label that is spread evenly over all classes [17]_. "auto" is 0.1
+        where a head is trained by the cross-entropy; other losses and contrastive tuning have no
+        use for it. Held-out rows are judged by their labels as they are.
     max_grad_norm : float or None, default=1.0
         Gradients with a larger Euclidean norm are scaled down to it. None does not clip.
     batch_size : int or "auto", default="auto"
@@ -308,12 +309,14 @@ class TransformerTextClassifier(
         backbone's at the end of the epoch; the head's with ``tuning="head"``), `seconds` and, of
         these, `train_seconds`; `examples_per_second` and `tokens_per_second` (of training, without
         padding); with validation rows also `valid_loss` (calibrated), `valid_score`, `temperature`
-        and `valid_seconds`; with contrastive tuning `train_loss` is that of the pairs, and
-        `head_seconds` are those of the head's fit. Epoch 0 is the start, with `load_seconds`,
-        `tokenise_seconds`, `bag_of_words_seconds`, `n_folds` and `cross_fit_seconds` (if there was
-        a cross-validation: then the first and the last row have its scores, the others none) and,
-        for a head from a logistic regression, `head_seconds`, its `penalty` and, with full tuning,
-        its `train_loss`. Scores and temperatures are those of the Transformer alone.
+        and `valid_seconds`. `train_loss` is what training minimised, so it counts
+        `label_smoothing`, which `valid_loss` does not; with contrastive tuning it is the loss of
+        the pairs, and `head_seconds` are those of the head's fit. Epoch 0 is the start, with
+        `load_seconds`, `tokenise_seconds`, `bag_of_words_seconds`, `n_folds` and
+        `cross_fit_seconds` (if there was a cross-validation: then the first and the last row have
+        its scores, the others none) and, for a head from a logistic regression, `head_seconds`,
+        its `penalty` and, but for contrastive tuning, its `train_loss`. Scores and temperatures
+        are those of the Transformer alone.
 
     See Also
     --------
@@ -366,6 +369,9 @@ class TransformerTextClassifier(
 
     .. [16] Cheng et al. (2016), "Wide & Deep Learning for Recommender Systems", DLRS.
 
+    .. [17] Szegedy et al. (2016), "Rethinking the Inception Architecture for Computer Vision",
+       CVPR.
+
     Examples
     --------
     >>> from sklearn_transformers import TransformerTextClassifier
@@ -399,7 +405,7 @@ class TransformerTextClassifier(
         "layer_decay": [Interval(Real, 0, 1, closed="right")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "warmup": [Interval(Real, 0, 1, closed="both")],
-        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left"), StrOptions({"auto"})],
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "gradient_checkpointing": ["boolean"],
@@ -449,7 +455,7 @@ class TransformerTextClassifier(
         layer_decay: float = 1.0,
         weight_decay: float = 0.01,
         warmup: float = 0.1,
-        label_smoothing: float = 0.0,
+        label_smoothing: float | str = "auto",
         max_grad_norm: float | None = 1.0,
         batch_size: int | str = "auto",
         gradient_checkpointing: bool = False,

@@ -243,8 +243,7 @@ def _begin(
     if with_head:
         head, loss = start_head(model, data, recipe, rng)
         notes |= {"penalty": head.penalty, "head_seconds": clock.lap()}
-        if recipe.tuning != "contrastive" and estimator.loss == "cross_entropy":
-            # Else the epochs have another loss.
+        if recipe.tuning != "contrastive":  # whose epochs have another loss
             notes["train_loss"] = loss
     if held is not None and not held.folds:
         precision, texts = recipe.predict_precision, held.data.texts

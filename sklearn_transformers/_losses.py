@@ -15,6 +15,10 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 # How much less a sure answer counts; the value that Lin et al. found best.
 FOCUS = 2.0
 
+# Share of a label that is spread over all classes, Szegedy et al. (2016), "Rethinking the Inception
+# Architecture for Computer Vision"; docs/recipe.md has what it brings.
+LABEL_SMOOTHING = 0.1
+
 
 def cross_entropy(
     logits: torch.Tensor, codes: torch.Tensor, label_smoothing: float = 0.0
@@ -46,8 +50,15 @@ def squared_error(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
 LOSSES: dict[str, Loss] = {"focal": focal, "squared_error": squared_error}
 
 
-def loss_of(loss: Any, n_classes: int, label_smoothing: float = 0.0) -> Loss:
+def loss_of(loss: Any, n_classes: int, label_smoothing: Any = 0.0) -> Loss:
     """Find the loss of this name; try out one of the user's.
+
+    Parameters
+    ----------
+    loss : str or callable
+    n_classes : int
+    label_smoothing : float or "auto"
+        "auto" smooths where the loss has a meaning for it.
 
     Raises
     ------
@@ -56,11 +67,12 @@ def loss_of(loss: Any, n_classes: int, label_smoothing: float = 0.0) -> Loss:
         the user's does not return one loss for each row.
     """
     if loss == "cross_entropy":
-        return partial(cross_entropy, label_smoothing=label_smoothing)
-    if label_smoothing:
+        share = LABEL_SMOOTHING if label_smoothing == "auto" else label_smoothing
+        return partial(cross_entropy, label_smoothing=share)
+    if label_smoothing not in ("auto", 0):
         raise ValueError(
             f"label_smoothing={label_smoothing} spreads the labels of the cross-entropy, and has "
-            f"no meaning with loss={loss!r}. Set it to 0, or use loss='cross_entropy'."
+            f"no meaning with loss={loss!r}. Set it to 'auto', or use loss='cross_entropy'."
         )
     if loss in LOSSES:
         return LOSSES[loss]

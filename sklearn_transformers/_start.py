@@ -12,7 +12,6 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._batching import Budget, Padding
-from sklearn_transformers._calibration import cross_entropies
 from sklearn_transformers._callbacks import is_watched
 from sklearn_transformers._data import LabelledTexts
 from sklearn_transformers._device import resolve_precision
@@ -255,7 +254,7 @@ def start_head(
     -------
     start : HeadStart
     loss : float
-        Mean cross-entropy of the regression, not shrunk, on the rows that it was fitted to.
+        What training minimises, for the regression, not shrunk, on the rows that it was fitted to.
     """
     data = data.distinct()
     if len(data) > MOST_ROWS:
@@ -274,8 +273,10 @@ def start_head(
     if recipe.tuning == "head":  # the vectors stay as they are: there is nothing to leave room for
         start = replace(start, shrink=1.0)
     set_head(model, start, start.shrink)
-    losses = cross_entropies(vectors @ start.weight.T + start.bias, data.codes)
-    return start, float(np.average(losses, weights=data.weights))
+    answers = vectors @ start.weight.T + start.bias, data.codes
+    with torch.no_grad():
+        losses = recipe.loss(*(torch.from_numpy(array).to(recipe.device) for array in answers))
+    return start, float(np.average(losses.float().cpu().numpy(), weights=data.weights))
 
 
 def set_head(model: TextClassifier, start: HeadStart, factor: float) -> None:

@@ -19,6 +19,7 @@ FULL_BATCH = {
     "weight_decay": 0.0,
     "max_epochs": 1,
     "warmup": 0.0,
+    "label_smoothing": 0.0,
     "early_stopping": False,
 }
 
