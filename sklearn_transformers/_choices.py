@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import numpy as np
 import torch
 
 from sklearn_transformers._losses import Loss, loss_of
@@ -25,9 +26,12 @@ SMALLEST_STEP_OF_PAIRS = 8
 
 
 def resolve_tuning(
-    estimator: Any, n_rows: int, n_classes: int, proceed: bool, one_epoch: bool
+    estimator: Any, codes: np.ndarray, n_classes: int, proceed: bool, one_epoch: bool
 ) -> str:
-    """Which way to train; "auto" never meets a parameter that its choice has no use for."""
+    """Which way to train; "auto" never meets a parameter that its choice has no use for.
+
+    `codes` are the classes of the distinct rows.
+    """
     tuning, batch_size = str(estimator.tuning), estimator.batch_size
     in_the_way = [
         (name, value)
@@ -38,7 +42,7 @@ def resolve_tuning(
         few_pairs = batch_size != "auto" and batch_size < SMALLEST_STEP_OF_PAIRS
         looks_on = estimator.callbacks or estimator.schedule == "plateau"
         reasons = proceed or one_epoch or in_the_way or few_pairs or looks_on
-        return "contrastive" if suit_pairs(n_rows, n_classes) and not reasons else "full"
+        return "contrastive" if suit_pairs(codes, n_classes) and not reasons else "full"
     if tuning != "contrastive":
         return tuning
     if one_epoch:

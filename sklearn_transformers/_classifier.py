@@ -88,8 +88,9 @@ class TransformerTextClassifier(
         - "head": the head alone. The texts go through the backbone once, and in a search once a
           fold: candidates that differ in the head's training cost next to nothing. Only
           ``head="attention"`` needs the tokens' hidden states anew in each epoch.
-        - "auto": "contrastive" where rows are few: below 300, at least 8 for each class, and of
-          at most 10 classes; else "full". It is "full" too where training goes on from an
+        - "auto": "contrastive" where rows are few: below 300, of at most 10 classes, with at
+          least 8 rows a class on the mean, the largest class left aside; else "full". It is "full"
+          too where training goes on from an
           earlier model, `head`, `head_init`, `head_learning_rate`, `loss` or `label_smoothing`
           asks for a head that is trained, `batch_size` is below 8, `schedule` is "plateau", or
           `callbacks` want to see the usual training. In a search, where these or the number of
@@ -176,7 +177,8 @@ class TransformerTextClassifier(
         to its end is given up for an earlier epoch only if that is better by more than one
         standard error [5]_. If False, all rows train for `max_epochs`; rows passed as `X_val`
         are then scored and calibrated on only. "auto" is True, but where rows are few (below
-        300, or 20 per class up to 3,000) a cross-validation of two folds finds out first whether
+        300, or 20 per class; of uneven classes, fewer beside the largest than such a number of even
+        ones has; up to 3,000 rows) a cross-validation of two folds finds out first whether
         training helps at all, and the temperature; then all rows train for `max_epochs`. With
         `callbacks` or a scorer of your own, which want to see one training, a part is held out
         all the same; going on from an earlier fit with few rows, nothing is.
@@ -197,7 +199,7 @@ class TransformerTextClassifier(
         held-out rows by more than its standard error; these also say how many times, by that loss
         whatever `scoring` is. Epochs are judged without it.
         A `fit` that goes on training has one of its own rows. Without rows to validate on there is
-        none or, in a call that goes on training, the one that there was.
+        none or, in a call that goes on training, the one that there was, beside which it trains.
     calibrate : bool, default=True
         Divide the logits by the temperature that suits the held-out rows best [4]_, so that
         `predict_proba` neither promises too much nor too little. Labels stay as they are.

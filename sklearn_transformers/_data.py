@@ -1,6 +1,5 @@
 """The user's rows: checked, split, and turned into what the loop trains on."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,6 @@ from sklearn_transformers._split import hold_out
 from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers._tokenization import encode_and_count
 from sklearn_transformers._validation import check_same_length, check_texts, check_weights
-from sklearn_transformers.exceptions import TextDataWarning
 
 __all__ = ["LabelledTexts", "Rows", "read_rows", "read_validation", "split_rows", "tokenise_rows"]
 
@@ -104,7 +102,7 @@ def read_validation(
 
 
 def split_rows(rows: Rows, fraction: float, rng: np.random.Generator) -> tuple[Rows, Rows | None]:
-    """Hold out rows to validate on; none when no class has a second row, with a warning.
+    """Hold out rows to validate on; none when no class has a second row.
 
     Copies of a row stay together: what training has seen judges nothing.
     """
@@ -115,12 +113,6 @@ def split_rows(rows: Rows, fraction: float, rng: np.random.Generator) -> tuple[R
         )
     train, valid = hold_out(rows.codes, fraction, rng, copies=rows.copies())
     if len(valid) == 0:
-        warnings.warn(
-            f"None of the {len(rows)} rows can be held out, because no class has two different "
-            "ones: training runs for max_epochs without early stopping.",
-            TextDataWarning,
-            stacklevel=2,
-        )
         return rows, None
     return rows.take(train), rows.take(valid)
 

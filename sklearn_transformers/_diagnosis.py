@@ -41,23 +41,30 @@ def warn_of_rows(rows: Rows, classes: np.ndarray) -> None:
     """Look at texts and labels as they came."""
     _warn_of_texts(rows.texts)
     _warn_of_labels(rows, classes)
+    absent = classes[np.bincount(rows.codes, minlength=len(classes)) == 0].tolist()
+    if absent:
+        _warn(
+            f"{_share(len(absent), len(classes))} classes have no row of a weight above zero, so "
+            f"nothing can be learned of them: {_list(absent)}. Look at sample_weight, or drop them."
+        )
 
 
 def warn_of_tokens(
     tokenizer: Tokenizer,
-    texts: list[str],
+    rows: Rows,
     encoded: EncodedTexts,
     full_lengths: np.ndarray,
     truncation: dict[str, Any],
     padding: Padding,
     limit: int,
 ) -> None:
-    """Look at what the tokenizer made of the texts, and at what was left out.
+    """Look at what the tokenizer made of the rows' texts, and at what was left out.
 
     `limit` is the longest input that the model can read.
     """
     _warn_of_truncation(truncation, padding, limit)
-    _warn_of_vocabulary(tokenizer, texts, encoded, full_lengths)
+    _warn_of_vocabulary(tokenizer, rows.texts, encoded, full_lengths)
+    _warn_of_likeness(rows, encoded, full_lengths <= padding.longest)
 
 
 def _warn_of_texts(texts: list[str]) -> None:
@@ -98,7 +105,13 @@ def warn_of_rare_classes(codes: np.ndarray, classes: np.ndarray) -> None:
     """Say which classes cannot be held out, because training needs their only row."""
     counts = np.bincount(codes, minlength=len(classes))
     rare = classes[counts == 1].tolist()
-    if rare:
+    if counts.max() == 1:
+        _warn(
+            f"No class has two different rows: none of the {len(codes)} can be held out, so "
+            "training runs for max_epochs and its probabilities are not calibrated. Add rows, or "
+            "pass X_val and y_val."
+        )
+    elif rare:
         _warn(
             f"{_share(len(rare), len(classes))} classes have a single row, or copies of one, and "
             f"are trained, but not validated: {_list(rare)}. Give them more rows, merge them, or "
@@ -178,6 +191,24 @@ def _warn_of_vocabulary(
         )
 
 
+def _warn_of_likeness(rows: Rows, encoded: EncodedTexts, whole: np.ndarray) -> None:
+    """Say how many texts differ by label and to the eye, but not to the model."""
+    seen: dict[bytes, dict[str, int]] = {}
+    for row, content in enumerate(encoded.contents()):
+        if whole[row]:
+            seen.setdefault(content, {}).setdefault(rows.texts[row], row)
+    alike = [list(texts.values()) for texts in seen.values() if len(texts) > 1]
+    torn = [own for own in alike if len(set(rows.codes[own])) > 1]
+    if torn:
+        one, other = (_quote(rows.texts[row]) for row in torn[0][:2])
+        _warn(
+            f"{_share(sum(map(len, torn)), len(rows))} texts have other labels than texts that are "
+            f"the same to the tokenizer of this model, such as {one} and {other}: it does not know "
+            "what they differ in, or makes no difference of it. Take another model, or put words "
+            "in its place."
+        )
+
+
 def _is_spelled_out(text: str, n_pieces: int) -> bool:
     """Whether a text not in ASCII has about a token for each letter.
 
@@ -189,7 +220,9 @@ def _is_spelled_out(text: str, n_pieces: int) -> bool:
     return n_pieces > n_letters * (1.2 if max(text) >= FIRST_EAST_ASIAN else 0.7)
 
 
-def warn_of_useless_fit(losses: np.ndarray, prior_losses: np.ndarray, weights: np.ndarray) -> None:
+def warn_of_useless_fit(
+    losses: np.ndarray, prior_losses: np.ndarray, weights: np.ndarray, in_folds: bool
+) -> None:
     """Say when the model answers the validation rows no better than the share of each class.
 
     Better means that the mean loss is lower by more than its standard error.
@@ -199,11 +232,14 @@ def warn_of_useless_fit(losses: np.ndarray, prior_losses: np.ndarray, weights: n
     losses, prior_losses : ndarray of shape (n_valid,)
         Loss of each row by the model, and by the shares of the classes in the training rows.
     weights : ndarray of shape (n_valid,)
+    in_folds : bool
+        Whether models answered that were trained without the row's fold.
     """
     gain, error = mean_and_error(prior_losses - losses, weights)
     if gain <= error:
+        who = "a model of the other rows" if in_folds else "the model"
         _warn(
-            f"On the {len(losses)} validation rows the model is no better than always answering "
+            f"On the {len(losses)} validation rows {who} is no better than always answering "
             "the share of each class among the training rows: its loss is "
             f"{np.average(losses, weights=weights):.3f}, theirs "
             f"{np.average(prior_losses, weights=weights):.3f}, with a standard error of "

@@ -98,7 +98,8 @@ def fine_tune(
     callbacks = check_callbacks(estimator.callbacks)
     check_start(estimator, proceed)
     loss = check_choices(estimator, len(codec.classes), valid is not None, one_epoch)
-    tuning = resolve_tuning(estimator, len(rows.distinct()), len(codec.classes), proceed, one_epoch)
+    codes = rows.distinct().codes
+    tuning = resolve_tuning(estimator, codes, len(codec.classes), proceed, one_epoch)
     if not one_epoch:
         warn_of_rows(rows, codec.classes)
 
@@ -133,7 +134,7 @@ def fine_tune(
         truncation = report_truncation(lengths, padding.longest)
         if not one_epoch:
             limit = longest_input(tokenizer, model.backbone)
-            read = (train.texts, train_data.texts, lengths)
+            read = (train, train_data.texts, lengths)
             warn_of_tokens(tokenizer, *read, truncation, padding, limit)
         if held is not None:
             held.data, _ = tokenise_rows(held.rows, class_weights, tokenizer, padding)

@@ -27,6 +27,9 @@ __all__ = ["HeldOut", "choose_rows"]
 # How much a bag of words may count beside the Transformer, whose logits count once.
 TIMES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 
+# What a tenth of it must take from the loss at least: who answers all rows well needs none.
+LEAST_GAIN = 1e-3
+
 
 class HeldOut:
     """Held-out rows and what is thought of the answers to them.
@@ -128,15 +131,15 @@ class HeldOut:
     def weight_beside(self, logits: np.ndarray, others: np.ndarray) -> float:
         """How many times other logits are to be added: not at all unless a little of them helps.
 
-        That is, lowers the loss by more than its standard error. Then each of `TIMES` has a say, as
-        much as it makes the labels likely, and the mean of all is taken; Hoeting et al. (1999),
-        "Bayesian Model Averaging: A Tutorial", Statistical Science 14.
+        That is, lowers the loss by more than its standard error, on rows of several classes. Then
+        each of `TIMES` has a say, as much as it makes the labels likely, and the mean is taken;
+        Hoeting et al. (1999), "Bayesian Model Averaging: A Tutorial", Statistical Science 14.
         """
         sums = (logits + np.float32(times) * others for times in TIMES)
         losses = [self._losses(answers)[0] for answers in sums]
-        weights = self._distinct(logits)[2]
+        _, codes, weights = self._distinct(logits)
         gain, error = mean_and_error(losses[0] - losses[1], weights)
-        if gain <= error:
+        if gain <= max(error, LEAST_GAIN) or len(np.unique(codes)) == 1:
             return 0.0
         return float(shares_of_say(losses, weights) @ TIMES)
 
@@ -168,6 +171,7 @@ class HeldOut:
             cross_entropies(logits, codes, fit_temperature(logits, codes, weights)),
             -np.log(mass / mass.sum())[codes],
             weights,
+            in_folds=bool(self.folds),
         )
         return {
             "accuracy": float(np.average(logits.argmax(axis=1) == codes, weights=weights)),
@@ -212,7 +216,7 @@ def choose_rows(
     early_stopping, fraction = estimator.early_stopping, estimator.validation_fraction
     distinct = rows.distinct()
     if valid is None and early_stopping == "auto":
-        few = are_few(len(distinct), len(classes)) and fraction > 0
+        few = are_few(distinct.codes, len(classes)) and fraction > 0
         if few and not (proceed or looked_at or _may_ask_the_model(estimator.scoring)):
             folds = stratified_folds(rows.codes, FOLDS, rng, rows.copies())
         early_stopping = fraction > 0 and not folds and not (few and proceed)

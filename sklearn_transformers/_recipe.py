@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from sklearn_transformers._batching import Budget, Padding
 from sklearn_transformers._losses import Loss
 
@@ -114,20 +116,29 @@ def auto_contrast(n_rows: int, n_classes: int, n_tokens: int) -> tuple[int, int]
     return _at(PAIRED_TEXTS, n_rows), max(1, epochs)
 
 
-def are_few(n_rows: int, n_classes: int) -> bool:
+def are_few(codes: np.ndarray, n_classes: int) -> bool:
     """Whether a tenth of the rows is too little to judge by, or too much to train without."""
-    of_many_classes = min(FEW_ROWS_IN_A_CLASS * n_classes, FEW_ROWS_AT_MOST)
-    return n_rows < max(FEW_ROWS, of_many_classes)
+    wanted = max(FEW_ROWS, FEW_ROWS_IN_A_CLASS * n_classes)
+    return len(codes) < FEW_ROWS_AT_MOST and _even_rows(codes, n_classes) < wanted
 
 
-def suit_pairs(n_rows: int, n_classes: int) -> bool:
+def suit_pairs(codes: np.ndarray, n_classes: int) -> bool:
     """Whether pairs of texts teach more than labels.
 
     A step of 16 texts must hold pairs of either kind: with many classes, or few rows of each,
     nearly all would be of different classes.
     """
-    enough = n_rows >= ROWS_IN_A_CLASS_FOR_PAIRS * n_classes
-    return enough and n_rows < FEW_ROWS and n_classes <= MOST_CLASSES_FOR_PAIRS
+    enough = _even_rows(codes, n_classes) >= ROWS_IN_A_CLASS_FOR_PAIRS * n_classes
+    return enough and len(codes) < FEW_ROWS and n_classes <= MOST_CLASSES_FOR_PAIRS
+
+
+def _even_rows(codes: np.ndarray, n_classes: int) -> float:
+    """Rows of a set of equal classes that has as many rows beside its largest one.
+
+    What 19 rows of spam among 400 messages have to tell takes 38 rows, half of them spam.
+    """
+    beside = len(codes) - np.bincount(codes).max()
+    return float(beside * n_classes / max(n_classes - 1, 1))
 
 
 def _at(steps: dict[int, int], n_rows: int) -> int:

@@ -71,13 +71,14 @@ def words_beside(
     tokenizer: Tokenizer,
     padding: Padding,
 ) -> Words:
-    """Those of all training rows if rows are held out, else the model's, which it trains without.
+    """Those of all training rows if rows are held out, else the model's, which it trains beside.
 
     Where rows are held out in folds, each of them is answered by what is fitted to the others.
     """
-    known, model.words = model.words, None
+    known = model.words
     if held is None:
         return Words(known, 0.0 if known is None else estimator.bag_of_words_weight_)
+    model.words = None
     if not estimator.bag_of_words:
         return Words(None)
     ignored, everyone = tokenizer.all_special_ids, np.arange(len(data))

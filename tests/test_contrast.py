@@ -268,18 +268,22 @@ def test_auto__few_rows__are_tuned_by_pairs(checkpoints):
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "n_classes", "expected"),
+    ("sizes", "expected"),
     [
-        (15, 2, False),
-        (16, 2, True),
-        (299, 2, True),
-        (300, 2, False),
-        (80, 10, True),
-        (99, 11, False),
+        ([8, 7], False),
+        ([8, 8], True),
+        ([149, 150], True),
+        ([150, 150], False),
+        ([8] * 10, True),
+        ([9] * 11, False),
+        # Nearly all pairs are of the one large class.
+        ([60, 12, 4, 3, 3, 2, 2, 2], False),
+        ([60, 12, 12, 12, 8, 8, 2, 2], True),
+        ([60, 1, 1, 1], False),
     ],
 )
-def test_suit_pairs__rows_and_classes__leave_pairs_of_either_kind(n_rows, n_classes, expected):
-    assert suit_pairs(n_rows, n_classes) is expected
+def test_suit_pairs__rows_and_classes__leave_pairs_of_either_kind(sizes, expected):
+    assert suit_pairs(np.repeat(np.arange(len(sizes)), sizes), len(sizes)) is expected
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,47 @@ def test_single_row_classes__are_named(make, binary, early_stopping):
     assert faults(make(max_epochs=1, early_stopping=False), X, y) == []
 
 
+@pytest.mark.parametrize("early_stopping", [True, "auto"])
+def test_single_row_classes__all_of_them__are_said_once(make, early_stopping):
+    clf = make(max_epochs=1, early_stopping=early_stopping)
+    (message,) = faults(clf, ["the song", "the meal", "the film"], ["a", "b", "c"])
+    assert "none of the 3 can be held out" in message
+    assert "not calibrated" in message
+    assert clf.best_score_ is None
+
+
+def test_classes_of_no_weight__are_named(make, binary):
+    X, y = binary
+    weights = np.where(np.array(y) == "no", 0.0, 1.0)
+    messages = faults(make(max_epochs=1, early_stopping=False), X, y, sample_weight=weights)
+    assert len(messages) == 1
+    assert "1 of 2 (50.0%) classes have no row of a weight above zero" in messages[0]
+    assert "'no'" in messages[0]
+
+
+def test_texts_alike_to_the_tokenizer__with_other_labels__are_counted(make, binary):
+    X, y = binary
+    X = [
+        *X,
+        "a fine \u2603 day",
+        "a fine \u2600 day",
+        "a fine \u2601 day",
+        "we \u2603",
+        "we \u2600",
+    ]
+    y = [*y, "yes", "no", "yes", "no", "no"]
+    clf = make(max_epochs=1, early_stopping=False)
+    (message,) = faults(clf, X, y)
+    assert "3 of 205 (1.5%) texts have other labels than texts that are the same" in message
+    assert "'a fine \u2603 day' and 'a fine \u2600 day'" in message
+    # What was cut off may well tell them apart, and was told of itself.
+    long = [" ".join(["day"] * 9), " ".join(["day"] * 8 + ["night"])]
+    (message,) = faults(
+        make(max_epochs=1, early_stopping=False, max_length=8), long * 20, ["no", "yes"] * 20
+    )
+    assert "were cut" in message
+
+
 def test_empty_texts__are_counted(make, binary):
     X, y = binary
     X = [X[0], "", " \n", *X[3:]]

@@ -79,15 +79,29 @@ def test_auto_early_stopping__enough_rows_or_given_ones__stops_early(make):
     assert few.best_score_ is None
 
 
-def test_are_few__many_classes__ask_for_more_rows():
-    assert are_few(299, 2)
-    assert not are_few(300, 15)
-    assert are_few(399, 20)
-    assert not are_few(400, 20)
-    assert are_few(1539, 77)
-    assert not are_few(1540, 77)
-    assert are_few(2999, 200)
-    assert not are_few(3000, 200)
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([149, 149], True),
+        ([150, 150], False),
+        ([20] * 15, False),
+        ([19] * 20, True),
+        ([20] * 20, False),
+        ([19] * 77, True),
+        ([20] * 77, False),
+        ([14] * 200, True),
+        ([15] * 200, False),
+        # Of a class that is rare, there are few however many there are of the other.
+        ([149, 2000], True),
+        ([150, 2000], False),
+        ([99, 99, 800], True),
+        ([100, 100, 800], False),
+        ([10, 2989], True),
+        ([10, 2990], False),
+    ],
+)
+def test_are_few__rows_beside_the_largest_class__decide(sizes, expected):
+    assert are_few(np.repeat(np.arange(len(sizes)), sizes), len(sizes)) is expected
 
 
 def test_defaults__every_kind_of_size__learns(checkpoints):
