@@ -195,7 +195,7 @@ def _warn_of_likeness(rows: Rows, encoded: EncodedTexts, whole: np.ndarray) -> N
     """Say how many texts differ by label and to the eye, but not to the model."""
     seen: dict[bytes, dict[str, int]] = {}
     for row, content in enumerate(encoded.contents()):
-        if whole[row]:
+        if whole[row] and rows.texts[row].strip():  # of empty ones it has been said
             seen.setdefault(content, {}).setdefault(rows.texts[row], row)
     alike = [list(texts.values()) for texts in seen.values() if len(texts) > 1]
     torn = [own for own in alike if len(set(rows.codes[own])) > 1]

@@ -204,10 +204,10 @@ def test_random_labels__model_no_better_than_shares__is_told(make, binary):
 def test_useless_fit__weights__decide():
     losses, prior = np.array([0.1, 0.1, 2.0]), np.full(3, 0.7)
     with pytest.warns(TextDataWarning, match="its loss is 0.733, theirs 0.700"):
-        warn_of_useless_fit(losses, prior, np.ones(3))
+        warn_of_useless_fit(losses, prior, np.ones(3), in_folds=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_useless_fit(losses, prior, np.array([1, 1, 1e-9]))
+        warn_of_useless_fit(losses, prior, np.array([1, 1, 1e-9]), in_folds=False)
 
 
 def test_partial_fit__says_nothing(make):
