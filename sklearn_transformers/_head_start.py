@@ -125,7 +125,6 @@ def _shrinkage(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> fl
     noise, and Adam makes steps of full size out of it. The shrunk one says the same labels, and
     fine-tuning has the whole way to certainty to improve the vectors.
     """
-
     mass = np.bincount(codes, weights)
     shares = mass[mass > 0] / mass.sum()
     wanted = -DOUBT * (shares @ np.log(shares))
