@@ -119,19 +119,16 @@ class RegressionPath:
 
 
 def _shrinkage(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> float:
-    """The factor at which the logits' loss is `DOUBT` of that of answering each class's share.
+    """The factor at which the logits' loss is `DOUBT` of the way to the loss of guessing.
 
     A regression that fits its rows leaves nothing to learn: what is left of the gradient is
     noise, and Adam makes steps of full size out of it. The shrunk one says the same labels, and
     fine-tuning has the whole way to certainty to improve the vectors.
     """
-    mass = np.bincount(codes, weights)
-    shares = mass[mass > 0] / mass.sum()
-    wanted = -DOUBT * (shares @ np.log(shares))
 
     def excess(shrink: float) -> float:
         losses = cross_entropies(logits, codes, 1 / shrink)
-        return float(np.average(losses, weights=weights)) - wanted
+        return float(np.average(losses, weights=weights)) - DOUBT * np.log(logits.shape[1])
 
     return float(brentq(excess, 1e-6, 1.0)) if excess(1.0) < 0 else 1.0
 

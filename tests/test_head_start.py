@@ -33,20 +33,14 @@ def test_fit_head__labels__are_those_of_a_logistic_regression(n_classes, monkeyp
     assert np.mean((vectors @ weight.T + bias).argmax(axis=1) == theirs.predict(centred)) > 0.99
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.1])  # of all classes but the first
-def test_fit_head__training_rows__are_left_in_doubt(weight):
+def test_fit_head__training_rows__are_left_in_doubt():
     vectors, codes = blobs(300, 5, spread=0.5)
-    weights = np.where(codes == 0, 1.0, weight)
-    start = fit_head(vectors, codes, weights, 5, np.random.default_rng(0))
+    start = fit_head(vectors, codes, np.ones(300), 5, np.random.default_rng(0))
     logits = vectors.astype(float) @ start.weight.T + start.bias
     assert np.mean(logits.argmax(axis=1) == codes) > 0.95
-    shares = np.bincount(codes, weights) / weights.sum()
-    guessing = np.average(-np.log(shares[codes]), weights=weights)
-    assert guessing < np.log(5)
-    loss = np.average(cross_entropies(logits, codes), weights=weights)
-    assert loss < 0.4 * guessing
-    shrunk = cross_entropies(logits * start.shrink, codes)
-    assert np.average(shrunk, weights=weights) == pytest.approx(DOUBT * guessing, abs=1e-3)
+    assert cross_entropies(logits, codes).mean() < 0.5
+    shrunk = logits * start.shrink
+    assert cross_entropies(shrunk, codes).mean() == pytest.approx(DOUBT * np.log(5), abs=1e-3)
 
 
 def test_fit_head__noise__chooses_a_strong_penalty_and_structure_a_weak_one():
