@@ -181,7 +181,7 @@ class TransformerTextClassifier(
         ones has; up to 3,000 rows) a cross-validation of two folds finds out first whether
         training helps at all, and the temperature; then all rows train for `max_epochs`. With
         `callbacks` or a scorer of your own, which want to see one training, a part is held out
-        all the same; going on from an earlier fit with few rows, nothing is.
+        all the same; going on from an earlier fit with less than 300 rows, nothing is.
     validation_fraction : float in [0, 1), default=0.1
         Share of the rows to hold out for early stopping: shuffled, stratified, at least one
         row; a class with a single row stays in training. Copies of a row, equal in text and
@@ -199,7 +199,7 @@ class TransformerTextClassifier(
         held-out rows by more than its standard error; these also say how many times, by that loss
         whatever `scoring` is. Epochs are judged without it.
         A `fit` that goes on training has one of its own rows. Without rows to validate on there is
-        none or, in a call that goes on training, the one that there was, beside which it trains.
+        none or, in a call that goes on training, the one that there was.
     calibrate : bool, default=True
         Divide the logits by the temperature that suits the held-out rows best [4]_, so that
         `predict_proba` neither promises too much nor too little. Labels stay as they are.

@@ -63,8 +63,8 @@ def warn_of_tokens(
     `limit` is the longest input that the model can read.
     """
     _warn_of_truncation(truncation, padding, limit)
-    _warn_of_vocabulary(tokenizer, rows.texts, encoded, full_lengths)
-    _warn_of_likeness(rows, encoded, full_lengths <= padding.longest)
+    if not _warn_of_vocabulary(tokenizer, rows.texts, encoded, full_lengths):
+        _warn_of_likeness(rows, encoded, full_lengths <= padding.longest)
 
 
 def _warn_of_texts(texts: list[str]) -> None:
@@ -101,15 +101,18 @@ def _warn_of_labels(rows: Rows, classes: np.ndarray) -> None:
     )
 
 
-def warn_of_rare_classes(codes: np.ndarray, classes: np.ndarray) -> None:
-    """Say which classes cannot be held out, because training needs their only row."""
+def warn_of_rare_classes(codes: np.ndarray, classes: np.ndarray, none_is_held: bool) -> None:
+    """Say which classes cannot be held out, because training needs their only row.
+
+    `codes` are those of the distinct rows.
+    """
     counts = np.bincount(codes, minlength=len(classes))
     rare = classes[counts == 1].tolist()
-    if counts.max() == 1:
+    if none_is_held:
         _warn(
-            f"No class has two different rows: none of the {len(codes)} can be held out, so "
-            "training runs for max_epochs and its probabilities are not calibrated. Add rows, or "
-            "pass X_val and y_val."
+            f"None of the {len(codes)} different rows can be held out, for each class has but one, "
+            "or one whose copies are most of it: training runs for max_epochs, and its "
+            "probabilities are not calibrated. Add rows, or pass X_val and y_val."
         )
     elif rare:
         _warn(
@@ -161,7 +164,7 @@ def _warn_of_truncation(report: dict[str, Any], padding: Padding, limit: int) ->
 
 def _warn_of_vocabulary(
     tokenizer: Tokenizer, texts: list[str], encoded: EncodedTexts, full_lengths: np.ndarray
-) -> None:
+) -> bool:
     """Say when the tokenizer does not know the script that the texts are written in."""
     advice = "Take a model trained on this language, such as a multilingual one."
     shared = [t for name, t in tokenizer.special_tokens_map.items() if name != "unk_token"]
@@ -177,7 +180,7 @@ def _warn_of_vocabulary(
             f"{_share(n_unknown, n_tokens)} tokens are unknown to the tokenizer of this model, "
             f"most of them in {_quote(texts[worst])}. {advice}"
         )
-        return
+        return True
     # Other tokenizers spell a script out that they do not know, by letters or by bytes.
     n_pieces = full_lengths - tokenizer.num_special_tokens_to_add()
     spelled = [i for i, text in enumerate(texts) if _is_spelled_out(text, int(n_pieces[i]))]
@@ -189,23 +192,31 @@ def _warn_of_vocabulary(
             f"{ratio:.1f} tokens a character, such as {_quote(texts[example])}: it hardly knows "
             f"this script. {advice}"
         )
+    return len(spelled) > FEW_SPELLED * len(texts)
 
 
 def _warn_of_likeness(rows: Rows, encoded: EncodedTexts, whole: np.ndarray) -> None:
-    """Say how many texts differ by label and to the eye, but not to the model."""
-    seen: dict[bytes, dict[str, int]] = {}
+    """Say how many rows differ by label and to the eye, but not to the model."""
+    alike: dict[bytes, list[int]] = {}
     for row, content in enumerate(encoded.contents()):
         if whole[row] and rows.texts[row].strip():  # of empty ones it has been said
-            seen.setdefault(content, {}).setdefault(rows.texts[row], row)
-    alike = [list(texts.values()) for texts in seen.values() if len(texts) > 1]
-    torn = [own for own in alike if len(set(rows.codes[own])) > 1]
+            alike.setdefault(content, []).append(row)
+    torn = 0
+    example: list[str] = []
+    for own in filter(lambda group: len(group) > 1, alike.values()):
+        # Of texts that are the same to the letter it has been said, too.
+        labels = dict(zip([rows.texts[row] for row in own], rows.codes[own], strict=True))
+        if len(set(labels.values())) > 1:
+            torn += len(own)
+            first = next(iter(labels))
+            other = next(text for text in labels if labels[text] != labels[first])
+            example = example or [_quote(first), _quote(other)]
     if torn:
-        one, other = (_quote(rows.texts[row]) for row in torn[0][:2])
         _warn(
-            f"{_share(sum(map(len, torn)), len(rows))} texts have other labels than texts that are "
-            f"the same to the tokenizer of this model, such as {one} and {other}: it does not know "
-            "what they differ in, or makes no difference of it. Take another model, or put words "
-            "in its place."
+            f"{_share(torn, len(rows))} rows hold texts with other labels that are the same to the "
+            f"tokenizer of this model, such as {' and '.join(example)}: it does not know what they "
+            "differ in, or makes no difference of it. Where that is what decides, take another "
+            "model or put words in its place; else correct the labels."
         )
 
 

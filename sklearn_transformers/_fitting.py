@@ -28,6 +28,7 @@ from sklearn_transformers._heads import output_layer
 from sklearn_transformers._held_out import HeldOut, choose_rows
 from sklearn_transformers._history import Clock, plain, records
 from sklearn_transformers._inference import run
+from sklearn_transformers._losses import mean_loss
 from sklearn_transformers._model import TextClassifier
 from sklearn_transformers._process import seeded
 from sklearn_transformers._recipe import Recipe
@@ -242,10 +243,11 @@ def _begin(
         answers = cross_fit(model, data, held.folds, recipe, rng, with_head, watched)
         notes |= {"n_folds": len(held.folds), "cross_fit_seconds": clock.lap()}
     if with_head:
-        head, loss = start_head(model, data, recipe, rng)
+        head, answered = start_head(model, data, recipe, rng)
         notes |= {"penalty": head.penalty, "head_seconds": clock.lap()}
-        if recipe.tuning != "contrastive":  # whose epochs have another loss
-            notes["train_loss"] = loss
+        if recipe.tuning != "contrastive" and isinstance(estimator.loss, str):
+            # Pairs have another loss, and one of the user's is for training alone.
+            notes["train_loss"] = mean_loss(recipe.loss, *answered)
     if held is not None and not held.folds:
         precision, texts = recipe.predict_precision, held.data.texts
         logits = run(model, texts, recipe.padding, recipe.device, precision, recipe.budget)

@@ -16,7 +16,7 @@ from sklearn_transformers._calibration import (
 from sklearn_transformers._data import LabelledTexts, Rows, split_rows
 from sklearn_transformers._diagnosis import warn_of_rare_classes, warn_of_useless_fit
 from sklearn_transformers._judge import Judge
-from sklearn_transformers._recipe import FOLDS, are_few
+from sklearn_transformers._recipe import FEW_ROWS, FOLDS, are_few
 from sklearn_transformers._split import stratified_folds
 from sklearn_transformers._stopping import KeepBest, TrainOrNot
 from sklearn_transformers._targets import ClassCodec
@@ -135,11 +135,13 @@ class HeldOut:
         each of `TIMES` has a say, as much as it makes the labels likely, and the mean is taken;
         Hoeting et al. (1999), "Bayesian Model Averaging: A Tutorial", Statistical Science 14.
         """
+        _, codes, weights = self._distinct(logits)
+        if len(np.unique(codes[weights > 0])) < 2:
+            return 0.0
         sums = (logits + np.float32(times) * others for times in TIMES)
         losses = [self._losses(answers)[0] for answers in sums]
-        _, codes, weights = self._distinct(logits)
         gain, error = mean_and_error(losses[0] - losses[1], weights)
-        if gain <= max(error, LEAST_GAIN) or len(np.unique(codes)) == 1:
+        if gain <= max(error, LEAST_GAIN):
             return 0.0
         return float(shares_of_say(losses, weights) @ TIMES)
 
@@ -219,13 +221,14 @@ def choose_rows(
         few = are_few(distinct.codes, len(classes)) and fraction > 0
         if few and not (proceed or looked_at or _may_ask_the_model(estimator.scoring)):
             folds = stratified_folds(rows.codes, FOLDS, rng, rows.copies())
-        early_stopping = fraction > 0 and not folds and not (few and proceed)
+        early_stopping = fraction > 0 and not folds
+        early_stopping = early_stopping and not (proceed and len(distinct) < FEW_ROWS)
     if valid is None and (early_stopping or folds):
-        warn_of_rare_classes(distinct.codes, classes)
-    if valid is None and early_stopping:
-        train, valid = split_rows(rows, fraction, rng)
-    elif folds:
-        valid = rows.take(np.concatenate(folds))
+        if folds:
+            valid = rows.take(np.concatenate(folds))
+        else:
+            train, valid = split_rows(rows, fraction, rng)
+        warn_of_rare_classes(distinct.codes, classes, valid is None)
     if valid is None:
         return train, None
     weights = valid.weights if weigh_scores else None

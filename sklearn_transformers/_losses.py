@@ -5,10 +5,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["Loss", "loss_of"]
+__all__ = ["Loss", "loss_of", "mean_loss"]
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -45,6 +46,13 @@ def squared_error(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     """
     probabilities = logits.float().softmax(dim=1)
     return (probabilities - nn.functional.one_hot(codes, logits.shape[1])).square().sum(dim=1)
+
+
+def mean_loss(loss: Loss, logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> float:
+    """What answers cost by it, on the mean of the rows by their weights."""
+    with torch.no_grad():
+        losses = loss(torch.from_numpy(logits), torch.from_numpy(codes))
+    return float(np.average(losses.numpy(), weights=weights))
 
 
 LOSSES: dict[str, Loss] = {"focal": focal, "squared_error": squared_error}

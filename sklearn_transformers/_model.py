@@ -47,7 +47,7 @@ class TextClassifier(nn.Module):
     """
 
     prompt: nn.Parameter | None
-    # Added to the answers; while new ones are made for held-out rows, training goes without.
+    # Added to the answers, but not while anything trains.
     words: BagOfWords | None
     # Whether batches may go through the backbone without their padding while it trains.
     packed = False

@@ -9,6 +9,7 @@ from sklearn_transformers._batching import Budget, Padding
 from sklearn_transformers._losses import Loss
 
 __all__ = [
+    "FEW_ROWS",
     "FOLDS",
     "Recipe",
     "are_few",

@@ -235,7 +235,7 @@ def start_head(
     data: LabelledTexts,
     recipe: Recipe,
     rng: np.random.Generator,
-) -> tuple[HeadStart, float]:
+) -> tuple[HeadStart, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Set the head to a shrunk logistic regression on the frozen backbone's vectors.
 
     Kumar et al. (2022), "Fine-Tuning can Distort Pretrained Features and Underperform
@@ -253,8 +253,9 @@ def start_head(
     Returns
     -------
     start : HeadStart
-    loss : float
-        What training minimises, for the regression, not shrunk, on the rows that it was fitted to.
+    answers : tuple of ndarray
+        Logits of the regression, not shrunk, for the rows that it was fitted to, of shape
+        (n_rows, n_classes), and these rows' codes and weights.
     """
     data = data.distinct()
     if len(data) > MOST_ROWS:
@@ -273,10 +274,7 @@ def start_head(
     if recipe.tuning == "head":  # the vectors stay as they are: there is nothing to leave room for
         start = replace(start, shrink=1.0)
     set_head(model, start, start.shrink)
-    answers = vectors @ start.weight.T + start.bias, data.codes
-    with torch.no_grad():
-        losses = recipe.loss(*(torch.from_numpy(array).to(recipe.device) for array in answers))
-    return start, float(np.average(losses.float().cpu().numpy(), weights=data.weights))
+    return start, (vectors @ start.weight.T + start.bias, data.codes, data.weights)
 
 
 def set_head(model: TextClassifier, start: HeadStart, factor: float) -> None:

@@ -10,7 +10,6 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from sklearn_transformers._bag_of_words import BagOfWords
 from sklearn_transformers._batching import Budget, Padding
 from sklearn_transformers._cache import VECTORS
 from sklearn_transformers._data import LabelledTexts
@@ -121,11 +120,6 @@ def on_vectors(
     table = VectorTable(to_device(vectors, recipe.device))
     trainee = TextClassifier(table, model.width, "cls", model.n_classes, model.dropout.p)
     trainee.head = model.head
-    if model.words is not None:
-        # The number of a vector is a word that says what all words of its text say.
-        says = run(model.words, read, recipe.padding, recipe.device, budget=recipe.budget)
-        idf, bias = np.ones(len(says)), np.zeros(model.n_classes)
-        trainee.words = BagOfWords.of(np.arange(len(says)), idf, says.T, bias)
     recipe = replace(
         recipe,
         padding=Padding(pad_id=0, longest=1),

@@ -71,14 +71,13 @@ def words_beside(
     tokenizer: Tokenizer,
     padding: Padding,
 ) -> Words:
-    """Those of all training rows if rows are held out, else the model's, which it trains beside.
+    """Those of all training rows if rows are held out, else the model's, which it trains without.
 
     Where rows are held out in folds, each of them is answered by what is fitted to the others.
     """
-    known = model.words
+    known, model.words = model.words, None
     if held is None:
         return Words(known, 0.0 if known is None else estimator.bag_of_words_weight_)
-    model.words = None
     if not estimator.bag_of_words:
         return Words(None)
     ignored, everyone = tokenizer.all_special_ids, np.arange(len(data))

@@ -313,22 +313,6 @@ def test_partial_fit__words__stay(with_words, three_classes):
     assert with_words.temperature_ == temperature
 
 
-@pytest.mark.parametrize("tuning", ["full", "head"])
-def test_partial_fit__training__is_beside_the_words(make, three_classes, tuning):
-    X, y = three_classes
-    still = {"head_learning_rate": 1e-30, "dropout": 0.0, "batch_size": 1000}
-    clf = unlearnable(make, tuning=tuning, label_smoothing=0.0, **still).fit(X, y)
-    assert clf.bag_of_words_weight_ > 0
-    scores = clf.decision_function(X) * clf.temperature_
-    with_bag = -torch.log_softmax(torch.from_numpy(scores), dim=1)
-    expected = with_bag[torch.arange(len(y)), np.searchsorted(clf.classes_, y)].mean()
-    clf.partial_fit(X, y)
-    assert clf.history_[-1]["train_loss"] == pytest.approx(float(expected), abs=1e-5)
-    clf.model_.words = None
-    without = clf.partial_fit(X, y).history_[-1]["train_loss"]
-    assert abs(without - float(expected)) > 1e-3
-
-
 def test_going_on__words_no_longer_wanted__are_gone_with_the_next_held_out_rows(
     with_words, three_classes
 ):
@@ -462,7 +446,10 @@ def test_weight_beside__rows_of_one_class__is_nothing():
     codes, first, second = two_views(300, noise=1.0)
     own = codes == 1  # whatever speaks for this class lowers their loss
     assert held_out(codes[own]).weight_beside(first[own], second[own]) == 0
-    assert held_out(codes).weight_beside(first, second) > 0
+    held = held_out(codes)
+    assert held.weight_beside(first, second) > 0
+    held.data.weights[~own] = 0
+    assert held.weight_beside(first, second) == 0
 
 
 def test_weight_beside__all_rows_answered_well__is_nothing():

@@ -187,6 +187,21 @@ def test_loss__of_the_users__gets_what_training_minimises(make, three_classes):
     ]
 
 
+def test_loss__of_the_users__is_for_training_alone(make, three_classes):
+    asked = []
+
+    def loss(logits, codes):
+        asked.append((len(codes), logits.requires_grad))
+        return nn.functional.cross_entropy(logits, codes, reduction="none")
+
+    X, y = [part[:60] for part in three_classes]
+    clf = make(early_stopping="auto", loss=loss, max_epochs=2, batch_size=20).fit(X, y)
+    assert clf.history_[0]["n_folds"] == 2
+    assert "train_loss" not in clf.history_[0]
+    assert all(with_gradient for _, with_gradient in asked)
+    assert max(n_rows for n_rows, _ in asked) == 20
+
+
 BAD_LOSSES = {
     "a mean": (nn.CrossEntropyLoss(), r"for two rows of shape \(2,\). It returned \(\).*'none'"),
     "a number": (lambda logits, codes: 3.0, r"It returned '?3\.0"),

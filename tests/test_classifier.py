@@ -113,7 +113,7 @@ def test_fit__classes_of_one_row__stay_in_training(make, binary):
 
 
 def test_fit__only_singletons__warns_and_trains_without_early_stopping(make):
-    with pytest.warns(UserWarning, match="No class has two different rows: none of the 2"):
+    with pytest.warns(UserWarning, match="None of the 2 different rows can be held out"):
         clf = make(max_epochs=2).fit(["good", "bad"], ["a", "b"])
     assert clf.n_iter_ == 2
     assert clf.best_score_ is None

@@ -128,8 +128,18 @@ def test_single_row_classes__are_named(make, binary, early_stopping):
 def test_single_row_classes__all_of_them__are_said_once(make, early_stopping):
     clf = make(max_epochs=1, early_stopping=early_stopping)
     (message,) = faults(clf, ["the song", "the meal", "the film"], ["a", "b", "c"])
-    assert "none of the 3 can be held out" in message
+    assert "None of the 3 different rows can be held out" in message
     assert "not calibrated" in message
+    assert clf.best_score_ is None
+
+
+@pytest.mark.parametrize("early_stopping", [True, "auto"])
+def test_single_row_classes__copies_of_them__are_said_once(make, early_stopping):
+    X = ["the song", "the song", "a song", "the meal", "the meal", "a meal"]
+    clf = make(max_epochs=1, early_stopping=early_stopping)
+    (message,) = faults(clf, X, ["a", "a", "a", "b", "b", "b"])
+    assert "None of the 4 different rows can be held out" in message
+    assert "copies are most of it" in message
     assert clf.best_score_ is None
 
 
@@ -152,11 +162,11 @@ def test_texts_alike_to_the_tokenizer__with_other_labels__are_counted(make, bina
         "we \u2603",
         "we \u2600",
     ]
-    y = [*y, "yes", "no", "yes", "no", "no"]
+    y = [*y, "yes", "yes", "no", "no", "no"]
     clf = make(max_epochs=1, early_stopping=False)
     (message,) = faults(clf, X, y)
-    assert "3 of 205 (1.5%) texts have other labels than texts that are the same" in message
-    assert "'a fine \u2603 day' and 'a fine \u2600 day'" in message
+    assert "3 of 205 (1.5%) rows hold texts with other labels that are the same" in message
+    assert "'a fine \u2603 day' and 'a fine \u2601 day'" in message
     # What was cut off may well tell them apart, and was told of itself.
     long = [" ".join(["day"] * 9), " ".join(["day"] * 8 + ["night"])]
     (message,) = faults(
