@@ -90,11 +90,10 @@ class TransformerTextClassifier(
           ``head="attention"`` needs the tokens' hidden states anew in each epoch.
         - "auto": "contrastive" where rows are few: below 300, of at most 10 classes, with at
           least 8 rows a class on the mean, the largest class left aside; else "full". It is "full"
-          too where training goes on from an
-          earlier model, `head`, `head_init`, `head_learning_rate`, `loss` or `label_smoothing`
-          asks for a head that is trained, `batch_size` is below 8, `schedule` is "plateau", or
-          `callbacks` want to see the usual training. In a search, where these or the number of
-          rows differ, choose one.
+          too where training goes on from an earlier model, `head`, `head_init`,
+          `head_learning_rate`, `loss` or `label_smoothing` asks for a head that is trained,
+          `batch_size` is below 8, `schedule` is "plateau", or `callbacks` want to see the usual
+          training. In a search, where these or the number of rows differ, choose one.
     freeze_layers : int, default=0
         Lowest layers of the backbone that are not trained, nor the embeddings below them.
     lora_rank : int, default=8
@@ -177,11 +176,12 @@ class TransformerTextClassifier(
         to its end is given up for an earlier epoch only if that is better by more than one
         standard error [5]_. If False, all rows train for `max_epochs`; rows passed as `X_val`
         are then scored and calibrated on only. "auto" is True, but where rows are few (below
-        300, or 20 per class; of uneven classes, fewer beside the largest than such a number of even
-        ones has; up to 3,000 rows) a cross-validation of two folds finds out first whether
-        training helps at all, and the temperature; then all rows train for `max_epochs`. With
-        `callbacks` or a scorer of your own, which want to see one training, a part is held out
-        all the same; going on from an earlier fit with less than 300 rows, nothing is.
+        300, or 20 per class up to 3,000; of uneven classes it is the rows beside the largest that
+        count: 60 of 600 are as few as 120 even ones) a cross-validation of two folds finds out
+        first whether training helps at all, and the temperature; then all rows train for
+        `max_epochs`. With `callbacks` or a scorer of your own, which want to see one training, a
+        part is held out all the same; going on from an earlier fit with fewer than 300 rows,
+        nothing is.
     validation_fraction : float in [0, 1), default=0.1
         Share of the rows to hold out for early stopping: shuffled, stratified, at least one
         row; a class with a single row stays in training. Copies of a row, equal in text and

@@ -41,12 +41,7 @@ def warn_of_rows(rows: Rows, classes: np.ndarray) -> None:
     """Look at texts and labels as they came."""
     _warn_of_texts(rows.texts)
     _warn_of_labels(rows, classes)
-    absent = classes[np.bincount(rows.codes, minlength=len(classes)) == 0].tolist()
-    if absent:
-        _warn(
-            f"{_share(len(absent), len(classes))} classes have no row of a weight above zero, so "
-            f"nothing can be learned of them: {_list(absent)}. Look at sample_weight, or drop them."
-        )
+    _warn_of_absent_classes(rows.codes, classes)
 
 
 def warn_of_tokens(
@@ -99,6 +94,16 @@ def _warn_of_labels(rows: Rows, classes: np.ndarray) -> None:
         f"such as {_quote(example)} with {_list(classes[sorted(labels)].tolist())}. No model can "
         "get all of them right; correct the labels, or drop the duplicates."
     )
+
+
+def _warn_of_absent_classes(codes: np.ndarray, classes: np.ndarray) -> None:
+    """Say which classes have lost all rows, because these weigh nothing."""
+    absent = classes[np.bincount(codes, minlength=len(classes)) == 0].tolist()
+    if absent:
+        _warn(
+            f"{_share(len(absent), len(classes))} classes have no row of a weight above zero, so "
+            f"nothing can be learned of them: {_list(absent)}. Look at sample_weight, or drop them."
+        )
 
 
 def warn_of_rare_classes(codes: np.ndarray, classes: np.ndarray, none_is_held: bool) -> None:
@@ -165,7 +170,7 @@ def _warn_of_truncation(report: dict[str, Any], padding: Padding, limit: int) ->
 def _warn_of_vocabulary(
     tokenizer: Tokenizer, texts: list[str], encoded: EncodedTexts, full_lengths: np.ndarray
 ) -> bool:
-    """Say when the tokenizer does not know the script that the texts are written in."""
+    """Say when the tokenizer does not know the script of the texts; return whether it does not."""
     advice = "Take a model trained on this language, such as a multilingual one."
     shared = [t for name, t in tokenizer.special_tokens_map.items() if name != "unk_token"]
     # GPT-2's stands for much else; its tokenizer knows every byte anyway.
@@ -192,7 +197,8 @@ def _warn_of_vocabulary(
             f"{ratio:.1f} tokens a character, such as {_quote(texts[example])}: it hardly knows "
             f"this script. {advice}"
         )
-    return len(spelled) > FEW_SPELLED * len(texts)
+        return True
+    return False
 
 
 def _warn_of_likeness(rows: Rows, encoded: EncodedTexts, whole: np.ndarray) -> None:

@@ -221,8 +221,7 @@ def choose_rows(
         few = are_few(distinct.codes, len(classes)) and fraction > 0
         if few and not (proceed or looked_at or _may_ask_the_model(estimator.scoring)):
             folds = stratified_folds(rows.codes, FOLDS, rng, rows.copies())
-        early_stopping = fraction > 0 and not folds
-        early_stopping = early_stopping and not (proceed and len(distinct) < FEW_ROWS)
+        early_stopping = fraction > 0 and not folds and not (proceed and len(distinct) < FEW_ROWS)
     if valid is None and (early_stopping or folds):
         if folds:
             valid = rows.take(np.concatenate(folds))

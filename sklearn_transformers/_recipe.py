@@ -139,7 +139,7 @@ def _even_rows(codes: np.ndarray, n_classes: int) -> float:
     What 19 rows of spam among 400 messages have to tell takes 38 rows, half of them spam.
     """
     beside = len(codes) - np.bincount(codes).max()
-    return float(beside * n_classes / max(n_classes - 1, 1))
+    return float(beside * n_classes / (n_classes - 1))
 
 
 def _at(steps: dict[int, int], n_rows: int) -> int:
