@@ -1,6 +1,7 @@
 """The user's rows: checked, split, and turned into what the loop trains on."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class Rows:
         """These rows only, in this order."""
         return Rows([self.texts[i] for i in rows], self.codes[rows], self.weights[rows])
 
+    @cached_property
     def copies(self) -> np.ndarray:
         """Which pair of text and code each row is, numbered as they first appear, (n_rows,)."""
         number_of: dict[tuple[str, int], int] = {}
@@ -39,7 +41,7 @@ class Rows:
 
     def distinct(self) -> "Rows":
         """The first of each row's copies: a row given twice is no more than a row of weight 2."""
-        return self.take(np.unique(self.copies(), return_index=True)[1])
+        return self.take(np.unique(self.copies, return_index=True)[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +113,7 @@ def split_rows(rows: Rows, fraction: float, rng: np.random.Generator) -> tuple[R
             "early_stopping=True needs held-out data, but validation_fraction=0. Raise it, pass "
             "X_val and y_val, or set early_stopping=False."
         )
-    train, valid = hold_out(rows.codes, fraction, rng, copies=rows.copies())
+    train, valid = hold_out(rows.codes, fraction, rng, copies=rows.copies)
     if len(valid) == 0:
         return rows, None
     return rows.take(train), rows.take(valid)

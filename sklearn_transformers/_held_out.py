@@ -1,7 +1,6 @@
 """Rows that are held out to judge epochs by: given ones, a part, or in folds each row once."""
 
 from collections.abc import Iterable
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -66,13 +65,9 @@ class HeldOut:
 
     def _distinct(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Answers, codes and weights, each row once: its copies tell nothing more, but weigh."""
-        firsts = np.unique(self._copies, return_index=True)[1]
-        weights = np.bincount(self._copies, self.data.weights)
+        firsts = np.unique(self.rows.copies, return_index=True)[1]
+        weights = np.bincount(self.rows.copies, self.data.weights)
         return logits[firsts], self.data.codes[firsts], weights
-
-    @cached_property
-    def _copies(self) -> np.ndarray:
-        return self.rows.copies()
 
     def checks(
         self, answers: Iterable[np.ndarray], fitted: dict[str, Any]
@@ -220,7 +215,7 @@ def choose_rows(
     if valid is None and early_stopping == "auto":
         few = are_few(distinct.codes, len(classes)) and fraction > 0
         if few and not (proceed or looked_at or _may_ask_the_model(estimator.scoring)):
-            folds = stratified_folds(rows.codes, FOLDS, rng, rows.copies())
+            folds = stratified_folds(rows.codes, FOLDS, rng, rows.copies)
         early_stopping = fraction > 0 and not folds and not (proceed and len(distinct) < FEW_ROWS)
     if valid is None and (early_stopping or folds):
         if folds:

@@ -82,6 +82,6 @@ def test_choose_rows__oversampled_rows__judge_no_training_that_has_seen_them(n_t
 
 def test_rows__distinct__are_pairs_of_text_and_code():
     rows = Rows(["a", "b", "a", "a"], np.array([0, 0, 1, 0]), np.arange(4.0))
-    np.testing.assert_array_equal(rows.copies(), [0, 1, 2, 0])
+    np.testing.assert_array_equal(rows.copies, [0, 1, 2, 0])
     assert rows.distinct().texts == ["a", "b", "a"]
     np.testing.assert_array_equal(rows.distinct().codes, [0, 0, 1])
