@@ -1,5 +1,8 @@
 """Tiny checkpoints with random weights, and toy texts that a tiny model can learn."""
 
+import importlib.util
+from pathlib import Path
+
 import joblib
 import numpy as np
 import pytest
@@ -30,6 +33,21 @@ SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 # Ten times the usual spread, so that even untrained weights tell texts apart.
 SPREAD = {"initializer_range": 0.2}
 ARCHITECTURES = ("bert", "distilbert", "roberta", "gpt2")
+
+
+def load_example(name):
+    """The module that an example is."""
+    path = Path(__file__).parent.parent / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def topics():
+    """Real texts that every installation has, and their 19 classes."""
+    return load_example("docstring_topics").load_docstring_topics()
 
 
 def pytest_configure(config):

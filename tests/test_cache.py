@@ -53,6 +53,13 @@ def texts_counted(counts):
     return {key: count for key, count in counts.items() if key != "reads"}
 
 
+def test_fit__several_epochs__tokenises_each_text_once(make, three_classes, counted):
+    X, y = three_classes
+    set_cache_size(tokens=0)
+    make(max_epochs=3, early_stopping=True).fit(X, y)
+    assert texts_counted(counted) == {("text", text, 300): X.count(text) for text in X}
+
+
 # --- a search costs its training and nothing else --------------------------------------------
 
 

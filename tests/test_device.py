@@ -7,6 +7,7 @@ from sklearn_transformers._device import (
     present_device,
     resolve_device,
     resolve_precision,
+    to_device,
 )
 
 
@@ -89,3 +90,20 @@ def test_draw_seed__none__is_new_each_time_and_leaves_numpy_alone():
 def test_resolve_device__meta__holds_nothing_and_is_refused():
     with pytest.raises(ValueError, match="device='meta' is not available"):
         resolve_device("meta")
+
+
+def test_to_device__gpu__copies_from_pinned_memory_without_waiting(monkeypatch):
+    asked = []
+
+    class OnTheHost:
+        def pin_memory(self):
+            asked.append("pinned")
+            return self
+
+        def to(self, device, non_blocking=False):
+            asked.append((device, non_blocking))
+            return self
+
+    monkeypatch.setattr(torch, "from_numpy", lambda array: OnTheHost())
+    to_device(np.zeros(3), "cuda:0")
+    assert asked == ["pinned", ("cuda:0", True)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import toy_texts
 
-from sklearn_transformers import TextDataWarning, _diagnosis
+from sklearn_transformers import TextDataWarning, TransformerTextClassifier, _diagnosis
 from sklearn_transformers._checkpoint import BUNDLED_NAME
 from sklearn_transformers._diagnosis import report_truncation, warn_of_useless_fit
 from sklearn_transformers._pretrained import load_pretrained
@@ -250,6 +250,21 @@ def test_spelled_out__bundled_tokenizer__tells_scripts_from_accents(text, spelle
     tokenizer = load_pretrained(BUNDLED_NAME).tokenizer
     n_pieces = len(tokenizer.tokenize(text))
     assert _diagnosis._is_spelled_out(text, n_pieces) == spelled
+
+
+@pytest.mark.pretrained
+def test_unknown_script__chinese_texts_and_the_bundled_encoder__is_told():
+    X = [
+        "今天股市大幅上涨，投资者信心恢复",
+        "球队在加时赛中赢得冠军奖杯",
+        "央行宣布下调贷款利率",
+        "前锋受伤将缺席下周的比赛",
+        "公司公布第三季度财务报告",
+        "教练对年轻球员的表现感到满意",
+    ]
+    clf = TransformerTextClassifier(max_epochs=1, early_stopping=False, random_state=0, verbose=0)
+    messages = faults(clf, X, ["finance", "sports"] * 3)
+    assert [message for message in messages if "tokens are unknown to the tokenizer" in message]
 
 
 def test_empty_texts__where_the_unknown_token_means_other_things__are_no_script(make):

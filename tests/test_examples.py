@@ -1,29 +1,16 @@
 """The data of the examples, and that each example stays short. `.ci/run` runs them."""
 
-import importlib.util
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import load_example
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
-
-
-def load(name):
-    (path,) = [path for path in EXAMPLES if path.stem == name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def topics():
-    return load("docstring_topics").load_docstring_topics()
 
 
 def test_docstring_topics__size__is_as_advertised(topics):
@@ -43,7 +30,7 @@ def test_docstring_topics__paragraphs__are_unique_prose(topics):
 
 
 def test_docstring_topics__two_calls__are_the_same(topics):
-    assert load("docstring_topics").load_docstring_topics() == topics
+    assert load_example("docstring_topics").load_docstring_topics() == topics
 
 
 def test_docstring_topics__tf_idf__finds_it_neither_trivial_nor_hopeless(topics):
@@ -56,7 +43,7 @@ def test_docstring_topics__tf_idf__finds_it_neither_trivial_nor_hopeless(topics)
 
 
 def test_docstring_topics__max_per_topic__bounds_every_topic():
-    _, labels = load("docstring_topics").load_docstring_topics(max_per_topic=10)
+    _, labels = load_example("docstring_topics").load_docstring_topics(max_per_topic=10)
     assert set(Counter(labels).values()) == {10}
 
 
@@ -85,6 +72,6 @@ def load_quickstart():
 
     sys.path.insert(0, str(EXAMPLES[0].parent))
     try:
-        return load("quickstart")
+        return load_example("quickstart")
     finally:
         sys.path.pop(0)

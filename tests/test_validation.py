@@ -49,6 +49,12 @@ def test_check_texts__list__is_not_the_callers_list():
     assert len(given) == 2
 
 
+@pytest.mark.parametrize("container", [list, tuple, lambda X: np.array(X, dtype=object)])
+def test_check_texts__strings_of_python__are_not_copied(container):
+    X = ["".join(["a text ", str(i)]) for i in range(3)]
+    assert all(text is given for text, given in zip(check_texts(container(X)), X, strict=True))
+
+
 REFUSED = {
     "bare str": ("one text", "X is one str"),
     "bare bytes": (b"one text", "X is one bytes"),
