@@ -202,7 +202,7 @@ class TransformerTextClassifier(
         none or, in a call that goes on training, the one that there was.
     calibrate : bool, default=True
         Divide the logits by the temperature that suits the held-out rows best [4]_, so that
-        `predict_proba` neither promises too much nor too little. Labels stay as they are.
+        `predict_proba` neither promises too much nor too little. Dividing changes no label.
         Without rows to validate on the temperature is 1 or, in a call that goes on training,
         what it was.
     scoring : "loss", str or callable, default="loss"
