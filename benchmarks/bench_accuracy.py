@@ -54,6 +54,8 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 ABLATIONS = {
     "start of long texts only": {"truncation_side": "right"},
     "half the length": {"max_length": 256},
+    "labels instead of pairs": {"tuning": "full"},
+    "no cross-validation": {"early_stopping": True},
     "random head": {"head_init": "random"},
     "undamped head": {},  # see `undamped`
     "one learning rate": {"head_learning_rate": 7.5e-5},
