@@ -7,8 +7,8 @@ Each size runs in a process of its own, on distinct texts of 12 to 20 made-up wo
 of random weights (two layers, 128 wide) shows what grows with the texts better than a large one,
 beside which everything is little: `--bundled` takes the bundled encoder. One epoch, batches of 32;
 more than 100,000 texts are only predicted, by a model of the first 100,000. Times are seconds of
-CPU. Memory is the highest resident one during the work above that before
-it, when libraries and texts are there and a small fit has been made. Linux only.
+CPU. Memory is the highest resident one during the work above that before it, when libraries and
+texts are there and a small fit has been made. Linux only.
 """
 
 import argparse

@@ -147,7 +147,10 @@ def test_predict__model__runs_in_inference_mode(make, three_classes):
     X, y = three_classes
     clf = make(max_epochs=1).fit(X, y)
     seen = []
-    note = lambda *_: seen.append(torch.is_inference_mode_enabled())  # noqa: E731
+
+    def note(module, args):
+        seen.append(torch.is_inference_mode_enabled())
+
     clf.model_.backbone.register_forward_pre_hook(note)
     for method in (clf.predict, clf.predict_proba, clf.transform):
         method(X)
