@@ -1,6 +1,5 @@
 """The page that introduces a saved model: what it is, how well it does, how to use it."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,11 @@ def model_card(estimator: Any, versions: Mapping[str, str], *, published: bool) 
     published : bool
         Whether transformers can read the model as one of its own.
     """
-    by_hand = estimator._report["n_train"] == 0
     sections = [
         _head(estimator, published),
         f"# {_title(estimator)}\n\n{_labels(estimator)}",
         f"## Use\n\n{_use(estimator, published)}",
-        "## Evaluation\n\n" + (_nothing_known() if by_hand else _evaluation(estimator)),
+        f"## Evaluation\n\n{_evaluation(estimator)}",
         f"## Training\n\n{_parameters(estimator)}",
         "## Versions\n\n" + _table({"package": "version", **versions}),
     ]
@@ -44,8 +42,8 @@ def _head(estimator: Any, published: bool) -> str:
         "- sklearn-transformers",
         "- text-classification",
     ]
-    if _is_on_the_hub(estimator.model):
-        lines.append(f"base_model: {estimator.model}")
+    base = estimator._report.get("base_model")
+    lines += [f"base_model: {base}"] if base else []
     return "\n".join(["---", *lines, "---"])
 
 
@@ -59,12 +57,14 @@ def _labels(estimator: Any) -> str:
     more = len(labels) - MOST_NAMED
     named += f" and {more} more" if more > 0 else ""
     # Where a folder lies on this machine is nobody's business.
-    origin = estimator.model if _is_on_the_hub(estimator.model) else Path(estimator.model).name
-    return f"Labels: {named}.\n\nFine-tuned from `{origin}` with sklearn-transformers."
+    folder = Path(estimator._started_with["model"]).name
+    origin = estimator._report.get("base_model") or folder
+    how = "Taken over" if _is_untrained(estimator) else "Fine-tuned"
+    return f"Labels: {named}.\n\n{how} from `{origin}` with sklearn-transformers."
 
 
-def _is_on_the_hub(model: Any) -> bool:
-    return str(model).count("/") == 1 and not os.path.exists(model)
+def _is_untrained(estimator: Any) -> bool:
+    return bool(estimator._report["n_train"] == 0)
 
 
 def _in_line(label: Any) -> str:
@@ -84,7 +84,8 @@ def _use(estimator: Any, published: bool) -> str:
         "\n\nor, without sklearn-transformers:\n\n"
         "```python\n"
         "from transformers import pipeline\n\n"
-        'pipeline("text-classification", "path/to/this/folder")(["a text"])\n'
+        'classify = pipeline("text-classification", "path/to/this/folder")\n'
+        'classify(["a text"], truncation=True)\n'
         "```\n\n"
         "in float32 or bfloat16; float16 has not the range for every such model."
     )
@@ -96,15 +97,18 @@ def _use(estimator: Any, published: bool) -> str:
     return own + theirs if published else own
 
 
-def _nothing_known() -> str:
-    return "The model was taken over as it was published; nothing was measured."
-
-
 def _evaluation(estimator: Any) -> str:
     report = estimator._report
+    if _is_untrained(estimator):
+        return "The model was taken over as it was published; nothing was measured."
     rows = {"": "", "texts trained on": f"{report['n_train']:,}"}
+    if report.get("n_before"):
+        rows["and in earlier calls"] = f"{report['n_before']:,}"
     if "accuracy" not in report:
-        return _table(rows) + "\n\nNo rows were held out to judge the model by."
+        return _table(rows) + (
+            "\n\nNo rows were held out to judge the model by"
+            f"{', as it is since the last call' if report.get('n_before') else ''}."
+        )
     how = "held-out texts"
     if report["n_folds"]:
         how = f"texts, each answered without it in {report['n_folds']} folds"
@@ -117,7 +121,9 @@ def _evaluation(estimator: Any) -> str:
     }
     chosen = ["the best epoch"] if estimator.early_stopping_ else []
     chosen += ["the weight of the bag of words"] if estimator.bag_of_words_weight_ else []
-    chosen += ["the temperature"]
+    chosen += ["the temperature"] if estimator.calibrate else []
+    if not chosen:
+        return _table(rows)
     return _table(rows) + (
         f"\n\nThe same texts chose {' and '.join(chosen)}, so that new ones may do a little worse."
     )

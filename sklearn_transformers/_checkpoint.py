@@ -119,6 +119,12 @@ def find_checkpoint(name: str) -> str:
     return str(folder)
 
 
+def hub_name(model: str | os.PathLike[str]) -> str | None:
+    """The name that a model has on the Hub; None for a folder."""
+    name = os.fspath(model)
+    return None if os.path.isdir(os.path.expanduser(name)) else name
+
+
 def content_key(source: str) -> Hashable:
     """Key of a checkpoint that changes when the files in its folder do.
 

@@ -813,7 +813,8 @@ class TransformerTextClassifier(
         Raises
         ------
         ValueError
-            When the head is code of your own, or `store_dtype` cannot hold a weight.
+            When the head is code of your own, a label is no str, int, float or bool, a parameter
+            is out of range, or `store_dtype` cannot hold a weight.
         FileExistsError
             When `path` is there and holds something else.
         OSError
@@ -822,6 +823,7 @@ class TransformerTextClassifier(
         check_is_fitted(self)
         from sklearn_transformers._saved import save_estimator, upload
 
+        self._validate_params()  # what was changed since `fit` would not be read again
         save_estimator(self, path)
         if push_to_hub is not None:
             upload(path, push_to_hub)
@@ -837,7 +839,7 @@ class TransformerTextClassifier(
         Parameters
         ----------
         path : str or path-like
-
+            The folder.
         device : str or torch.device, default=None
             Where to predict. None takes the device that it was fitted on, or the best one that
             this machine has; "auto" the best one.
@@ -852,6 +854,8 @@ class TransformerTextClassifier(
         SavedModelError
             When there is no such folder, or it is damaged, of a newer format, or not what it
             claims to be.
+        ValueError
+            When `device` is none that torch knows, or not there.
         """
         from sklearn_transformers._saved import load_estimator
 
@@ -951,12 +955,7 @@ class TransformerTextClassifier(
         from sklearn_transformers._targets import check_finite
         from sklearn_transformers._vectors import reader
 
-        name = "predict_precision"  # may have been changed since `fit` looked at it
-        validate_parameter_constraints(
-            {name: self._parameter_constraints[name]},
-            {name: self.predict_precision},
-            type(self).__name__,
-        )
+        self._check_again("predict_precision")
         padding = Padding(**self._padding)
         precision = resolve_precision(self.predict_precision, self.device_)
         is_frozen = self.tuning_ == "head"
@@ -964,6 +963,14 @@ class TransformerTextClassifier(
         outputs = answer(read, check_texts(X), self.tokenizer_, padding)
         check_finite(outputs, precision)
         return outputs
+
+    def _check_again(self, name: str) -> None:
+        """Look at a parameter that may have been changed since `fit` looked at it."""
+        validate_parameter_constraints(
+            {name: self._parameter_constraints[name]},
+            {name: getattr(self, name)},
+            type(self).__name__,
+        )
 
     def _is_fitted(self) -> bool:
         return "model_" in self.__dict__
@@ -992,6 +999,8 @@ class TransformerTextClassifier(
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
+        if self._is_fitted():
+            self._check_again("store_dtype")
         return self._state(self.store_dtype)
 
     def _state(self, store_dtype: str) -> dict[str, Any]:

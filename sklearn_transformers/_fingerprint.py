@@ -52,7 +52,7 @@ def unfinished_fit(
         return NoSnapshots(seed)
     fit = fingerprint(*made_of)
     own = digest(json.dumps(fit).encode()) if is_one_of_many() else ""
-    return Snapshots(Path(folder, own), fit, seed)
+    return Snapshots(Path(os.path.expanduser(folder), own), fit, seed)
 
 
 def fingerprint(

@@ -37,6 +37,7 @@ from sklearn_transformers._snapshot import NoSnapshots, Snapshots
 from sklearn_transformers._start import (
     check_start,
     draw_prompt,
+    origins,
     resolve_recipe,
     set_head,
     start_head,
@@ -166,6 +167,7 @@ def fine_tune(
                 "n_train": len(train),
                 "n_held_out": 0 if held is None else len(held.rows),
                 "n_folds": 0 if held is None else len(held.folds),
+                **origins(estimator, proceed),
             },
             "_started_with": start_parameters(estimator),
             "_n_features_out": model.width,

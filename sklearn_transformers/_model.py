@@ -160,7 +160,7 @@ class TextClassifier(nn.Module):
 def head_dropout(config: Config, dropout: float | None) -> float:
     """The dropout in front of the head: the user's, else the one the checkpoint states, else 0."""
     if dropout is not None:
-        return dropout
+        return float(dropout)
     stated = (getattr(config, field, None) for field in _HEAD_DROPOUTS)
     return next((float(value) for value in stated if value is not None), 0.0)
 

@@ -26,7 +26,7 @@ from sklearn_transformers._mean_layer import add_mean_layer, has_room
 from sklearn_transformers._model import TextClassifier, head_dropout
 from sklearn_transformers._pretrained import Pretrained, load_pretrained
 from sklearn_transformers._process import quiet
-from sklearn_transformers._start import start_parameters
+from sklearn_transformers._start import origins, start_parameters
 from sklearn_transformers._steady import SteadyLinear
 from sklearn_transformers._tokenization import golden_ids, resolve_max_length
 from sklearn_transformers.exceptions import PretrainedModelError
@@ -148,7 +148,12 @@ def adopt(estimator: Any, side: str | None) -> dict[str, Any]:
         "best_epoch_": 0,
         "_padding": asdict(padding),
         "_golden_ids": golden_ids(tokenizer),
-        "_report": {"n_train": 0, "n_held_out": 0, "n_folds": 0},
+        "_report": {
+            "n_train": 0,
+            "n_held_out": 0,
+            "n_folds": 0,
+            **origins(estimator, proceed=False),
+        },
         "_started_with": start_parameters(estimator),
         "_n_features_out": model.width,
     }

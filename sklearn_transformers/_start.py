@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._batching import Budget, Padding
 from sklearn_transformers._callbacks import is_watched
+from sklearn_transformers._checkpoint import hub_name
 from sklearn_transformers._data import LabelledTexts
 from sklearn_transformers._device import resolve_precision
 from sklearn_transformers._head_start import HeadStart, fit_head
@@ -39,6 +40,7 @@ from sklearn_transformers.exceptions import TrainingDivergedError
 __all__ = [
     "check_start",
     "draw_prompt",
+    "origins",
     "resolve_recipe",
     "set_head",
     "start_head",
@@ -56,9 +58,18 @@ def start_parameters(estimator: Any) -> dict[str, Any]:
     return {
         "model": os.path.normpath(os.fspath(estimator.model)),
         "pooling": estimator.pooling,
-        "dropout": estimator.dropout,
+        "dropout": None if estimator.dropout is None else float(estimator.dropout),
         "head": estimator.head,
     }
+
+
+def origins(estimator: Any, proceed: bool) -> dict[str, Any]:
+    """What the model had behind it before this call, for its card."""
+    if not proceed:
+        return {"base_model": hub_name(estimator.model), "n_before": 0}
+    report = estimator._report
+    n_before = report["n_train"] + report.get("n_before", 0)
+    return {"base_model": report.get("base_model"), "n_before": n_before}
 
 
 def check_start(estimator: Any, proceed: bool) -> None:

@@ -180,7 +180,7 @@ def resolve_max_length(
             f"max_length={max_length} is more than this model can read; using {longest}.",
             stacklevel=2,
         )
-    return longest
+    return int(longest)  # not a number of NumPy's, which JSON would not hold
 
 
 def longest_input(tokenizer: Tokenizer, backbone: PreTrainedModel, n_prompt: int = 0) -> int:

@@ -88,7 +88,16 @@ def test_pipeline__texts_that_are_cut__same_probabilities_unless_in_the_middle(
     clf.save(tmp_path / "saved")
     logits, _ = their_logits(tmp_path / "saved", LONG)
     np.testing.assert_allclose(logits, clf.decision_function(LONG), rtol=1e-4, atol=1e-4)
-    assert "cut at their end" not in (tmp_path / "saved" / "README.md").read_text()
+    classify = pipeline("text-classification", str(tmp_path / "saved"), top_k=None, device="cpu")
+    # As the card says; each text has more tokens than the model has positions.
+    for text in LONG + ["bad good " * 200]:
+        (answers,) = classify([text], truncation=True)
+        found = {answer["label"]: answer["score"] for answer in answers}
+        ours = clf.predict_proba([text])[0]
+        np.testing.assert_allclose([found[c] for c in clf.classes_], ours, rtol=0, atol=1e-5)
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert 'classify(["a text"], truncation=True)' in card
+    assert "cut at their end" not in card
 
 
 def test_card__middle_is_left_out__says_that_transformers_cuts_elsewhere(
@@ -212,7 +221,9 @@ def test_from_pretrained__saved_again__is_read_by_both(publish, tmp_path, family
     np.testing.assert_array_equal(loaded.predict_proba(TEXTS), clf.predict_proba(TEXTS))
     logits, _ = their_logits(tmp_path / "saved")
     np.testing.assert_allclose(logits, clf.decision_function(TEXTS), rtol=1e-4, atol=1e-4)
-    assert "nothing was measured" in (tmp_path / "saved" / "README.md").read_text()
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert "nothing was measured" in card
+    assert f"Taken over from `{family}`" in card
 
 
 def test_from_pretrained__going_on__keeps_the_head_that_it_has(publish, three_classes):

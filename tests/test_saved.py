@@ -221,6 +221,43 @@ def test_store_dtype__half__takes_half_the_room(fitted, tmp_path, dtype):
 # What somebody could do to a folder who knows how its digests are made.
 
 
+@pytest.mark.parametrize("name", ["int8", "float64", "fp16"])
+def test_store_dtype__set_after_fit_to_none_that_exists__writes_nothing(fitted, saved, name):
+    before = record_of(saved)
+    clf = copy.copy(fitted).set_params(store_dtype=name)
+    for write in (lambda: pickle.dumps(clf), lambda: clf.save(saved)):
+        with pytest.raises(ValueError, match=f"'store_dtype' parameter .* Got '{name}' instead"):
+            write()
+    assert record_of(saved) == before
+    assert_equal(TransformerTextClassifier.load(saved), fitted)
+
+
+def test_save__parameter_out_of_range_since_fit__writes_nothing(fitted, tmp_path):
+    with pytest.raises(ValueError, match="'max_epochs' parameter"):
+        copy.copy(fitted).set_params(max_epochs=0).save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_save__parameters_that_are_numbers_of_numpy__come_back(make, binary, tmp_path):
+    numbers = {
+        "max_length": np.int64(16),
+        "max_epochs": np.int64(1),
+        "batch_size": np.int32(8),
+        "dropout": np.float32(0.5),
+        "learning_rate": np.float32(0.25e-3),
+        "validation_fraction": np.float64(0.25),
+        "early_stopping": np.bool_(True),
+        "random_state": np.int64(3),
+        "pooling": np.str_("mean"),
+    }
+    clf = make(**numbers).fit(*binary)
+    clf.save(tmp_path / "saved")
+    loaded = TransformerTextClassifier.load(tmp_path / "saved")
+    assert_equal(loaded, clf)
+    assert {name: getattr(loaded, name) for name in numbers} == numbers
+    clf.export_onnx(tmp_path / "onnx")
+
+
 def test_load__weights_that_are_a_pickle__are_refused_and_not_run(saved, tmp_path):
     class Bomb:
         def __reduce__(self):
@@ -476,6 +513,62 @@ def test_model_card__figures__are_those_of_the_fit(fitted, saved):
     assert float(rows["accuracy"]) > 0.5
     assert rows["torch"] == torch.__version__
     assert "`bad`, `good`, `plain`" in card
+
+
+def rows_of_card(folder):
+    card = (folder / "README.md").read_text()
+    return card, dict(re.findall(r"^\| (.+) \| (.+) \|$", card, flags=re.MULTILINE))
+
+
+def test_model_card__training_went_on__tells_of_earlier_calls(make, binary, tmp_path):
+    clf = make(max_epochs=1, early_stopping=True, validation_fraction=0.1).fit(*binary)
+    n_train = round(0.9 * len(binary[0]))
+    for part in (slice(0, 4), slice(4, 10)):
+        clf.partial_fit(binary[0][part], binary[1][part])
+    clf.save(tmp_path / "saved")
+    card, rows = rows_of_card(tmp_path / "saved")
+    assert rows["texts trained on"] == "6"
+    assert rows["and in earlier calls"] == str(n_train + 4)
+    assert "to judge the model by, as it is since the last call." in card
+
+
+@pytest.mark.parametrize("calibrate", [True, False])
+def test_model_card__rows_that_chose_nothing__are_not_blamed(make, binary, tmp_path, calibrate):
+    clf = make(max_epochs=1, early_stopping=False, calibrate=calibrate, bag_of_words=False)
+    clf.fit(*binary, X_val=binary[0][:9], y_val=binary[1][:9]).save(tmp_path / "saved")
+    card, rows = rows_of_card(tmp_path / "saved")
+    assert rows["held-out texts"] == "9"
+    assert ("The same texts chose the temperature" in card) == calibrate
+    assert ("may do a little worse" in card) == calibrate
+
+
+def test_model_card__folder_with_a_name_like_the_hubs__is_none_of_its(
+    make, binary, tmp_path, checkpoints, monkeypatch
+):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "bert").symlink_to(checkpoints["bert"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for model in ("mine/bert", "~/mine/bert"):
+        make(max_epochs=1, model=model).fit(*binary).save(tmp_path / "saved")
+        loaded = TransformerTextClassifier.load(tmp_path / "saved")
+        monkeypatch.chdir("/")  # from where that folder is not seen
+        loaded.save(tmp_path / "again")
+        monkeypatch.chdir(tmp_path)
+        for folder in ("saved", "again"):
+            card, _ = rows_of_card(tmp_path / folder)
+            assert "base_model" not in card
+            assert "Fine-tuned from `bert`" in card
+
+
+@pytest.mark.pretrained
+def test_model_card__model_of_the_hub__is_named(binary, tmp_path):
+    clf = TransformerTextClassifier(max_epochs=1, tuning="head", random_state=0, verbose=0)
+    clf.fit(*binary).partial_fit(*binary)
+    clf.save(tmp_path / "saved")
+    card, _ = rows_of_card(tmp_path / "saved")
+    assert "base_model: sentence-transformers/all-MiniLM-L6-v2" in card
+    assert "Fine-tuned from `sentence-transformers/all-MiniLM-L6-v2`" in card
 
 
 def test_model_card__nothing_held_out__says_so(make, binary, tmp_path):

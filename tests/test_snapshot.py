@@ -281,6 +281,18 @@ def test_ctrl_c__within_an_epoch__leaves_the_estimator_as_it_was(small, folder, 
     assert_same(clf.fit(X, Y), small().fit(X, Y))
 
 
+def test_folder__with_a_tilde__lies_in_the_home_of_the_user(small, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    clf = small(checkpoint_dir="~/unfinished")
+    cut_short(clf)
+    assert {path.name for path in (tmp_path / "unfinished").iterdir()} <= NAMES
+    assert_same(clf.fit(X, Y), small().fit(X, Y))
+    assert not (tmp_path / "unfinished").exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_ctrl_c__before_the_first_snapshot__leaves_nothing(small, folder):
     cut_short(small(checkpoint_dir=folder), count=1)
     assert not folder.exists()
