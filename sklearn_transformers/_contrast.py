@@ -77,18 +77,13 @@ class ContrastiveNet(FineTuningNet):
         self.notify("on_batch_begin", batch=batch, training=True)
         self.history.record_batch("train_batch_size", len(step))
         try:
-            vectors = torch.cat([self._embed(data, rows) for rows in parts])
-            loss = pair_loss(vectors, codes, inputs["weights"])
-            self.scaler_.scale(loss).backward()
+            result = self._learn_pairs(data, parts, codes, inputs["weights"])
         except RuntimeError as error:
             n_together = len(parts[0]) if self.sparing_ else len(step)
             check_out_of_memory(error, n_together, inputs["input_ids"].shape[1])
         else:
-            self.loss_sum_ = self.loss_sum_ + loss.detach() * len(step)
+            self.loss_sum_ = self.loss_sum_ + result["loss"] * len(step)
             self.n_seen_ += len(step)
-            with torch.no_grad():
-                logits = self.module_.head(vectors)
-            result = {"loss": loss.detach(), "y_pred": logits}
             self.notify("on_batch_end", batch=batch, training=True, **result)
             return
         # Some gradients may have been added already: the whole step is made again.
@@ -97,6 +92,21 @@ class ContrastiveNet(FineTuningNet):
         self.sparing_ = True
         budget.halve(len(parts[0]), inputs["input_ids"].shape[1])
         self._add_up_gradients(data, step)
+
+    def _learn_pairs(
+        self,
+        data: LabelledTexts,
+        parts: list[np.ndarray],
+        codes: torch.Tensor,
+        weights: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Forward and backward: a function, so that what it holds is gone also when it fails."""
+        vectors = torch.cat([self._embed(data, rows) for rows in parts])
+        loss = pair_loss(vectors, codes, weights)
+        self.scaler_.scale(loss).backward()
+        with torch.no_grad():
+            logits = self.module_.head(vectors)
+        return {"loss": loss.detach(), "y_pred": logits}
 
     def _embed(self, data: LabelledTexts, rows: np.ndarray) -> torch.Tensor:
         inputs, _ = self._batch(data, rows, 1)

@@ -15,6 +15,7 @@ from sklearn_transformers.exceptions import TextDataWarning
 
 __all__ = [
     "report_truncation",
+    "warn_of_known_rows",
     "warn_of_rare_classes",
     "warn_of_rows",
     "warn_of_tokens",
@@ -253,7 +254,7 @@ def warn_of_useless_fit(
         Whether models answered that were trained without the row's fold.
     """
     gain, error = mean_and_error(prior_losses - losses, weights)
-    if gain <= error:
+    if gain <= error < np.inf:  # a single row tells of no error
         who = "a model of the other rows" if in_folds else "the model"
         _warn(
             f"On the {len(losses)} validation rows {who} is no better than always answering "
@@ -263,6 +264,15 @@ def warn_of_useless_fit(
             f"{error:.3f} of the difference. Look whether texts and labels belong together; if "
             "so, it takes more rows or another model."
         )
+
+
+def warn_of_known_rows(n_rows: int) -> None:
+    """Say that what is held out has been trained on by the last call."""
+    _warn(
+        f"The last call trained on all of these {n_rows} rows, so those held out now are not new "
+        "to the model: best_score_, the choice of the epoch and the probabilities will be too "
+        "good to be true. Pass X_val and y_val, or set early_stopping='auto' or False."
+    )
 
 
 def _warn(message: str) -> None:

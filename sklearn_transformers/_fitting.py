@@ -114,6 +114,7 @@ def fine_tune(
     snapshots = unfinished_fit(folder, draw_seed(estimator.random_state), *made_of)
     seed = snapshots.seed
     rng = np.random.default_rng([seed, len(history)])
+    past = origins(estimator, proceed, seed)
 
     # 3. Hold out rows to judge epochs by.
     train, held = rows, None
@@ -121,7 +122,9 @@ def fine_tune(
         weigh_scores = (sample_weight if valid is None else sample_weight_val) is not None
         looked_at = bool(callbacks) or estimator.schedule == "plateau"
         hows = {"weigh_scores": weigh_scores, "proceed": proceed, "looked_at": looked_at}
-        train, held = choose_rows(estimator, rows, valid, codec.classes, rng, **hows)
+        # Where training goes on with the same rows, the same of them are to be held out.
+        split_rng = np.random.default_rng([past["split_seed"], 0]) if proceed else rng
+        train, held = choose_rows(estimator, rows, valid, codec.classes, split_rng, **hows)
     class_weights = codec.class_weights(estimator.class_weight, train.codes, train.weights)
 
     with snapshots, seeded(int(rng.integers(2**63)), device), own_grad_mode(device):
@@ -167,7 +170,8 @@ def fine_tune(
                 "n_train": len(train),
                 "n_held_out": 0 if held is None else len(held.rows),
                 "n_folds": 0 if held is None else len(held.folds),
-                **origins(estimator, proceed),
+                "rows": rows.digest(),
+                **past,
             },
             "_started_with": start_parameters(estimator),
             "_n_features_out": model.width,

@@ -77,7 +77,7 @@ class AttentionPooling(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.query = nn.Parameter(torch.zeros(width))
+        self.query = nn.Parameter(torch.zeros(width, dtype=torch.float32))
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Hidden states of shape (b, s, h) and mask (b, s) -> vectors of shape (b, h)."""

@@ -1,6 +1,6 @@
 """Rows that are held out to judge epochs by: given ones, a part, or in folds each row once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,11 @@ from sklearn_transformers._calibration import (
     shares_of_say,
 )
 from sklearn_transformers._data import LabelledTexts, Rows, split_rows
-from sklearn_transformers._diagnosis import warn_of_rare_classes, warn_of_useless_fit
+from sklearn_transformers._diagnosis import (
+    warn_of_known_rows,
+    warn_of_rare_classes,
+    warn_of_useless_fit,
+)
 from sklearn_transformers._judge import Judge
 from sklearn_transformers._recipe import FEW_ROWS, FOLDS, are_few
 from sklearn_transformers._split import stratified_folds
@@ -155,13 +159,15 @@ class HeldOut:
         if fitted["bag_of_words_weight_"]:
             self.judge.meet(fitted)
             fitted["best_score_"] = self.judge.score(logits, loss, fitted["temperature_"])
-        fitted["_report"] |= self._look_at_result(logits, loss, fitted["temperature_"], train)
+        fitted["_report"] |= self._look_at_result(logits, fitted["temperature_"], train)
 
     def _look_at_result(
-        self, logits: np.ndarray, loss: float, temperature: float, train: LabelledTexts
+        self, logits: np.ndarray, temperature: float, train: LabelledTexts
     ) -> dict[str, float]:
         """Figures of the final answers; warn when they are no better than each class's share."""
         logits, codes, weights = self._distinct(logits)
+        probabilities = ClassCodec.probabilities(logits, temperature)
+        of_rows = np.bincount(self.rows.copies, self.rows.weights)  # without those of the classes
         # One row more for each class: one that no training row has is unlikely, not impossible.
         mass = np.bincount(train.codes, train.weights, minlength=logits.shape[1]) + 1
         warn_of_useless_fit(
@@ -171,11 +177,11 @@ class HeldOut:
             in_folds=bool(self.folds),
         )
         return {
-            "accuracy": float(np.average(logits.argmax(axis=1) == codes, weights=weights)),
-            "log_loss": loss,
-            "calibration_error": calibration_error(
-                ClassCodec.probabilities(logits, temperature), codes, weights
+            "accuracy": float(np.average(logits.argmax(axis=1) == codes, weights=of_rows)),
+            "log_loss": float(
+                np.average(cross_entropies(logits, codes, temperature), weights=of_rows)
             ),
+            "calibration_error": calibration_error(probabilities, codes, of_rows),
         }
 
 
@@ -205,29 +211,38 @@ def choose_rows(
     weigh_scores : bool
         Whether scorers get the weights of the rows.
     proceed : bool
-        Whether training goes on from a model that knows the rows already.
+        Whether training goes on from a model that may know the rows already.
     looked_at : bool
         Whether callbacks, or a schedule, want to see the scores of the training itself.
     """
     train, folds = rows, []
     early_stopping, fraction = estimator.early_stopping, estimator.validation_fraction
     distinct = rows.distinct()
+    knows_all = proceed and _trained_on_all(estimator._report, rows)
     if valid is None and early_stopping == "auto":
         few = are_few(distinct.codes, len(classes)) and fraction > 0
         if few and not (proceed or looked_at or _may_ask_the_model(estimator.scoring)):
             folds = stratified_folds(rows.codes, FOLDS, rng, rows.copies)
-        early_stopping = fraction > 0 and not folds and not (proceed and len(distinct) < FEW_ROWS)
+        none_to_spare = knows_all or (proceed and len(distinct) < FEW_ROWS)
+        early_stopping = fraction > 0 and not folds and not none_to_spare
     if valid is None and (early_stopping or folds):
         if folds:
             valid = rows.take(np.concatenate(folds))
         else:
             train, valid = split_rows(rows, fraction, rng)
+            if knows_all:
+                warn_of_known_rows(len(rows))
         warn_of_rare_classes(distinct.codes, classes, valid is None)
     if valid is None:
         return train, None
     weights = valid.weights if weigh_scores else None
     judge = Judge(estimator, classes, valid.texts, classes[valid.codes], weights)
     return train, HeldOut(valid, judge, folds, bool(estimator.calibrate))
+
+
+def _trained_on_all(report: Mapping[str, Any], rows: Rows) -> bool:
+    """Whether the last call was given the same rows and held out none of them."""
+    return report.get("rows") == rows.digest() and report["n_train"] == len(rows)
 
 
 def _may_ask_the_model(scoring: Any) -> bool:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from sklearn_transformers._process import undrawn
+
 __all__ = ["Loss", "loss_of", "mean_loss"]
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -82,13 +84,13 @@ def loss_of(loss: Any, n_classes: int, label_smoothing: Any = 0.0) -> Loss:
             f"label_smoothing={label_smoothing} spreads the labels of the cross-entropy, and has "
             f"no meaning with loss={loss!r}. Set it to 'auto', or use loss='cross_entropy'."
         )
-    if loss in LOSSES:
+    if isinstance(loss, str):
         return LOSSES[loss]
     if isinstance(loss, type):
         raise ValueError(f"loss={loss!r} is a class. Pass an instance, made with reduction='none'.")
     probe = copy.deepcopy(loss).cpu() if isinstance(loss, nn.Module) else loss
     logits = torch.linspace(-1, 1, 2 * n_classes).reshape(2, n_classes).requires_grad_()
-    with torch.random.fork_rng([]):
+    with torch.inference_mode(False), torch.enable_grad(), undrawn():
         found = probe(logits, torch.tensor([0, n_classes - 1]))
     shape = tuple(found.shape) if torch.is_tensor(found) else repr(found)
     if shape != (2,):

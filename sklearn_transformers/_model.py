@@ -83,8 +83,8 @@ class TextClassifier(nn.Module):
         return source if state == self._state() and self.prompt is None else None
 
     def mark_origin(self, source: Hashable) -> None:
-        """The backbone has its checkpoint's weights, and is where it stays."""
-        self._origin = source, self._state()
+        """The backbone has its checkpoint's weights, and is where it stays; None forgets that."""
+        self._origin = source, [] if source is None else self._state()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TextClassifier":
         """A copy lies elsewhere, and nothing is known of what will be written there."""

@@ -150,14 +150,14 @@ class FineTuningNet(NeuralNetClassifier):
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         """Tell the callbacks, and take the one stop sign that skorch's own callback gives."""
-        try:
-            super().notify(method_name, **cb_kwargs)
-        except KeyboardInterrupt:
-            stoppers = (cb for _, cb in self.callbacks_ if isinstance(cb, EarlyStopping))
-            ran_out = any(cb.misses_ == cb.patience for cb in stoppers)
-            if method_name != "on_epoch_end" or not ran_out:
-                raise
-            self.stop_training = True
+        for listener in [self, *(callback for _, callback in self.callbacks_)]:
+            try:
+                getattr(listener, method_name)(self, **cb_kwargs)
+            except KeyboardInterrupt:
+                stops = isinstance(listener, EarlyStopping) and method_name == "on_epoch_end"
+                if not stops or listener.misses_ != listener.patience:
+                    raise
+                self.stop_training = True
 
     def _open_epoch(self) -> None:
         """Nothing has been done of the epoch that comes."""

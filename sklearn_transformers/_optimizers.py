@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["RATE_BESIDE_ADAMW", "build_optimizer", "step_unless"]
+__all__ = ["build_optimizer", "rate_beside_adamw", "step_unless"]
 
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "adamw": (torch.optim.AdamW, {"fused": True}),
@@ -12,8 +12,13 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "adafactor": (torch.optim.Adafactor, {}),
 }
 
-# Rates that suit: steps of SGD are as long as the gradient, those of Adafactor as the weights.
-RATE_BESIDE_ADAMW = {"sgd": 100.0, "adafactor": 20.0}
+# Steps of SGD are as long as the gradient, those of Adafactor as the weights.
+RATES_BESIDE_ADAMW = {"sgd": 100.0, "adafactor": 20.0}
+
+
+def rate_beside_adamw(optimizer: Any) -> float:
+    """How many times AdamW's learning rate suits; of an optimiser of the user's, the same."""
+    return RATES_BESIDE_ADAMW.get(optimizer, 1.0) if isinstance(optimizer, str) else 1.0
 
 
 def build_optimizer(
@@ -43,7 +48,8 @@ def build_optimizer(
                 f"optimizer_params={params!r} holds {name!r}, which differs between parts of the "
                 f"model. Use the parameter {own} instead."
             )
-    make, defaults = OPTIMIZERS.get(optimizer, (optimizer, {}))
+    known = isinstance(optimizer, str)  # a callable of the user's may not even be hashable
+    make, defaults = OPTIMIZERS[optimizer] if known else (optimizer, {})
     try:
         made = make(groups, **{"lr": rate, **defaults, **(params or {})})
     except (TypeError, ValueError, RuntimeError) as error:
@@ -61,10 +67,12 @@ def step_unless(lost: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
     """Let the optimiser make its step, unless `lost` (a bool on the device) is true.
 
     Adam's fused kernels look for themselves, on the device. For others the host has to wait: also
-    for fused SGD, which leaves the momentum undefined where it skips the first step.
+    for fused SGD, which leaves the momentum undefined where it skips the first step, and on MPS,
+    whose kernels do not look.
     """
     is_adam = isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW)
-    if is_adam and getattr(optimizer, "_step_supports_amp_scaling", False):
+    looks = is_adam and lost.device.type != "mps"
+    if looks and getattr(optimizer, "_step_supports_amp_scaling", False):
         fused: Any = optimizer
         fused.found_inf, fused.grad_scale = lost.float(), None
         fused.step()

@@ -6,6 +6,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from sklearn_transformers._device import present_device
 from sklearn_transformers._folder import FORMAT, check_name, damage_named
 from sklearn_transformers._model import TextClassifier
 from sklearn_transformers._pretrained import build_backbone, empty_backbone
-from sklearn_transformers._process import quiet
+from sklearn_transformers._process import quiet, undrawn
 from sklearn_transformers._tokenization import golden_ids
 from sklearn_transformers._tuned_part import merge_additions
 from sklearn_transformers.exceptions import SavedModelError
@@ -206,7 +207,7 @@ def rebuild(
             _compare(empty_backbone(architecture, config), body)
             # Built around its weights: no random ones are drawn, and nothing is copied.
             backbone = build_backbone(architecture, config, body)
-        with torch.random.fork_rng([]):  # a head of the user's may draw numbers
+        with undrawn() if callable(form["head"]) else nullcontext():  # it may draw numbers
             model = TextClassifier(backbone, *(form[name] for name in FORM))
         if "prompt" in weights:
             model.set_prompt(weights["prompt"])

@@ -24,7 +24,7 @@ from sklearn_transformers._hub import explain_time_out
 from sklearn_transformers._process import quiet
 from sklearn_transformers.exceptions import PretrainedModelError
 
-__all__ = ["Pretrained", "build_backbone", "empty_backbone", "load_pretrained"]
+__all__ = ["Pretrained", "build_backbone", "empty_backbone", "hub_name", "load_pretrained"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Pretrained:
     tokenizer : transformers.PreTrainedTokenizerBase
     backbone : transformers.PreTrainedModel
     pooling, width, pad_id, masks_padding, key
-        As in `Checkpoint`.
+        As in `Checkpoint`; `key` is None where some weights are random, and no two fits' alike.
     """
 
     tokenizer: Tokenizer
@@ -89,6 +89,12 @@ def load_pretrained(
     return pretrained
 
 
+def hub_name(model: str | os.PathLike[str]) -> str | None:
+    """The name that a model has on the Hub; None for a folder."""
+    name = os.fspath(model)
+    return None if os.path.isdir(os.path.expanduser(name)) else name
+
+
 def _prepare(checkpoint: Checkpoint, dropout: float | None) -> Pretrained:
     """Copy everything that a `fit`, or the user after it, may change."""
     config = copy.deepcopy(checkpoint.config)
@@ -103,7 +109,7 @@ def _prepare(checkpoint: Checkpoint, dropout: float | None) -> Pretrained:
         checkpoint.width,
         checkpoint.pad_id,
         checkpoint.masks_padding,
-        checkpoint.key,
+        checkpoint.key if checkpoint.complete else None,
     )
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "refuse_fork",
     "seeded",
     "set_random_states",
+    "undrawn",
     "worker_number",
 ]
 
@@ -74,6 +75,13 @@ def seeded(seed: int, device: str) -> Iterator[None]:
             yield
         finally:
             set_random_states(states, device)
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Put the CPU's generator back to where it was, once no fit of another thread uses it."""
+    with _GENERATORS, torch.random.fork_rng([]):
+        yield
 
 
 def random_states(device: str) -> list[torch.Tensor]:

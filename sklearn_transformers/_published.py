@@ -24,8 +24,8 @@ from sklearn_transformers._heads import ACTIVATIONS, DenseHead
 from sklearn_transformers._history import Clock
 from sklearn_transformers._mean_layer import add_mean_layer, has_room
 from sklearn_transformers._model import TextClassifier, head_dropout
-from sklearn_transformers._pretrained import Pretrained, load_pretrained
-from sklearn_transformers._process import quiet
+from sklearn_transformers._pretrained import Pretrained, empty_backbone, load_pretrained
+from sklearn_transformers._process import quiet, undrawn
 from sklearn_transformers._start import origins, start_parameters
 from sklearn_transformers._steady import SteadyLinear
 from sklearn_transformers._tokenization import golden_ids, resolve_max_length
@@ -80,7 +80,10 @@ def as_published(
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: code for code, label in enumerate(labels)}
     weights = {f"{kind.base_model_prefix}.{name}": tensor for name, tensor in body.items()}
-    with torch.random.fork_rng([]), quiet():
+    # The head is written below. Left out, it would be drawn at random, which is a fit's to do.
+    whole = empty_backbone(kind, config).state_dict()
+    weights |= {n: torch.zeros(w.shape) for n, w in whole.items() if n not in weights}
+    with quiet():
         twin = kind.from_pretrained(None, config=config, state_dict=weights, dtype=torch.float32)
     dense, last = _layers(twin.eval())
     if last is None or (own_dense is not None and dense is None):
@@ -110,7 +113,7 @@ def adopt(estimator: Any, side: str | None) -> dict[str, Any]:
         When it is no single-label classifier, or one that this package cannot answer like.
     """
     clock, name = Clock(), os.fspath(estimator.model)
-    device = resolve_device(estimator.device)
+    device, seed = resolve_device(estimator.device), draw_seed(estimator.random_state)
     pretrained = load_pretrained(name, dropout=estimator.dropout)
     tokenizer = pretrained.tokenizer
     published = _read(name, pretrained)
@@ -141,7 +144,7 @@ def adopt(estimator: Any, side: str | None) -> dict[str, Any]:
         "pooling_": model.pooling,
         "temperature_": 1.0,
         "bag_of_words_weight_": 0.0,
-        "seed_": draw_seed(estimator.random_state),
+        "seed_": seed,
         "n_trainable_": 0,
         "history_": [{"epoch": 0, "load_seconds": clock.lap(), "seconds": clock.total()}],
         "n_iter_": 0,
@@ -152,7 +155,7 @@ def adopt(estimator: Any, side: str | None) -> dict[str, Any]:
             "n_train": 0,
             "n_held_out": 0,
             "n_folds": 0,
-            **origins(estimator, proceed=False),
+            **origins(estimator, proceed=False, seed=seed),
         },
         "_started_with": start_parameters(estimator),
         "_n_features_out": model.width,
@@ -167,7 +170,7 @@ def _read(name: str, pretrained: Pretrained) -> PreTrainedModel:
             f"model={name!r}: transformers has no sequence classifier of the kind "
             f"{pretrained.backbone.config.model_type!r}."
         )
-    with torch.random.fork_rng([]), quiet():
+    with undrawn(), quiet():
         published, report = kind.from_pretrained(
             find_checkpoint(os.path.expanduser(name)),
             dtype=torch.float32,

@@ -13,15 +13,14 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sklearn_transformers._batching import Budget, Padding
 from sklearn_transformers._callbacks import is_watched
-from sklearn_transformers._checkpoint import hub_name
 from sklearn_transformers._data import LabelledTexts
 from sklearn_transformers._device import resolve_precision
 from sklearn_transformers._head_start import HeadStart, fit_head
 from sklearn_transformers._heads import DenseHead, output_layer
 from sklearn_transformers._losses import Loss
 from sklearn_transformers._model import TextClassifier, head_dropout
-from sklearn_transformers._optimizers import RATE_BESIDE_ADAMW
-from sklearn_transformers._pretrained import load_pretrained
+from sklearn_transformers._optimizers import rate_beside_adamw
+from sklearn_transformers._pretrained import hub_name, load_pretrained
 from sklearn_transformers._recipe import (
     Recipe,
     auto_batch_size,
@@ -63,13 +62,16 @@ def start_parameters(estimator: Any) -> dict[str, Any]:
     }
 
 
-def origins(estimator: Any, proceed: bool) -> dict[str, Any]:
-    """What the model had behind it before this call, for its card."""
+def origins(estimator: Any, proceed: bool, seed: int) -> dict[str, Any]:
+    """What the model has behind it before this call, for its card and for whoever goes on."""
     if not proceed:
-        return {"base_model": hub_name(estimator.model), "n_before": 0}
+        return {"base_model": hub_name(estimator.model), "n_before": 0, "split_seed": seed}
     report = estimator._report
-    n_before = report["n_train"] + report.get("n_before", 0)
-    return {"base_model": report.get("base_model"), "n_before": n_before}
+    return {
+        "base_model": report.get("base_model"),
+        "n_before": report["n_train"] + report.get("n_before", 0),
+        "split_seed": report.get("split_seed", seed),
+    }
 
 
 def check_start(estimator: Any, proceed: bool) -> None:
@@ -160,8 +162,8 @@ def resolve_recipe(
         return auto if value == "auto" else value
 
     norm = estimator.max_grad_norm
-    faster = RATE_BESIDE_ADAMW.get(estimator.optimizer, 1.0)
-    rate = float(chosen("learning_rate", auto_learning_rate(model.width, tuning) * faster))
+    auto_rate = auto_learning_rate(model.width, tuning) * rate_beside_adamw(estimator.optimizer)
+    rate = float(chosen("learning_rate", auto_rate))
     head_rate = auto_head_learning_rate(rate, tuning)
     if tuning == "contrastive":
         auto_size, epochs = auto_contrast(n_rows, model.n_classes, n_tokens)

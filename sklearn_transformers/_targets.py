@@ -46,6 +46,9 @@ class ClassCodec:
             )
         if np.ma.is_masked(y):
             raise ValueError(f"{name} is masked in part. Drop rows without a label first.")
+        if isinstance(y, list | tuple):
+            # Members of an Enum that are strings: NumPy would take their names, and cut them.
+            y = [str.__str__(label) if isinstance(label, str) else label for label in y]
         given = np.asarray(y, dtype=object)
         if given.size == 0:
             raise ValueError(f"{name} is empty (shape={given.shape}): at least 1 label is needed.")

@@ -1,6 +1,7 @@
 """A search reads the model once and tokenises each text once, and nobody can tell otherwise."""
 
 import collections
+import copy
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ from conftest import toy_texts
 from safetensors.torch import load_file, save_file
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_validate
+from torch import nn
 from transformers import AutoTokenizer
 
 from sklearn_transformers import _pretrained, _tokenization, clear_cache, set_cache_size
@@ -89,23 +91,44 @@ def test_search__caches_off__gives_the_same_bits(make, three_classes, counted):
     np.testing.assert_array_equal(with_caches.predict_proba(X), without.predict_proba(X))
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"tuning": "head"}, {"head_init": "logistic", "early_stopping": False}],
+    ids=str,
+)
 def test_fit__weights_absent_from_the_checkpoint__are_drawn_by_the_seed_not_the_cache(
-    make, folder, three_classes
+    make, folder, three_classes, parameters
 ):
     weights = load_file(folder / "model.safetensors")
     kept = {name: weight for name, weight in weights.items() if "layer.1.output" not in name}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
 
     def answers(seed):
-        clf = make(model=folder, random_state=seed, max_epochs=1)
+        clf = make(model=folder, random_state=seed, max_epochs=1, **parameters)
         with pytest.warns(UserWarning, match="4 weight tensors of the model are not in"):
-            return clf.fit(*three_classes).predict_proba(three_classes[0])
+            clf.fit(*three_classes)
+        found = clf.predict_proba(three_classes[0])
+        np.testing.assert_array_equal(copy.deepcopy(clf).predict_proba(three_classes[0]), found)
+        return found
 
-    set_cache_size(weights=0)
+    set_cache_size(weights=0, vectors=0)
     expected = [answers(seed) for seed in (0, 1)]
-    set_cache_size(weights=10**9)
+    set_cache_size(weights=10**9, vectors=10**9)
     for seed in (0, 1):
         np.testing.assert_array_equal(answers(seed), expected[seed])
+
+
+def test_predict__head_that_writes_to_its_input__leaves_the_cache_alone(make, three_classes):
+    X, y = three_classes
+
+    def head(width, n_classes):
+        return nn.Sequential(nn.ReLU(inplace=True), nn.Linear(width, n_classes))
+
+    own = make(tuning="head", head=head, max_epochs=1).fit(X, y)
+    before, answers = own.transform(X), own.predict_proba(X)
+    assert (before < 0).any()
+    np.testing.assert_array_equal(own.transform(X), before)
+    np.testing.assert_array_equal(own.predict_proba(X), answers)
 
 
 def test_training__cached_weights__are_not_touched(make, three_classes):

@@ -153,6 +153,15 @@ def test_callbacks__skorchs_early_stopping__stops_without_losing_the_model(make,
     assert stopper.best_model_weights_ is None  # nothing of the training stays alive
 
 
+def test_callbacks__skorchs_early_stopping__lets_the_others_see_the_last_epoch(make, binary):
+    stopper = EarlyStopping(monitor="train_loss", patience=2, threshold=100)
+    before, after = Recorder(), Recorder()
+    callbacks = [("before", before), ("stopper", stopper), ("after", after)]
+    clf = make(max_epochs=9, early_stopping=False, callbacks=callbacks)
+    assert clf.fit(*binary).n_iter_ == 3
+    assert before.events == after.events == ["train begin", 1, 2, 3, "train end"]
+
+
 def test_callbacks__skorchs_epoch_scoring__records_accuracy(make, binary):
     seen = []
 

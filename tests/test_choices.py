@@ -1,5 +1,6 @@
 """Heads, losses, optimisers and schedules, and what does not go together."""
 
+import dataclasses
 import math
 from functools import partial
 from types import SimpleNamespace
@@ -240,6 +241,34 @@ def test_build_optimizer__name_or_class__has_its_settings(optimizer, params, kin
     assert type(made) is kind
     assert {name: made.defaults[name] for name in settings} == settings
     assert (made.param_groups[0]["lr"], made.param_groups[0]["weight_decay"]) == (0.2, 0.3)
+
+
+@dataclasses.dataclass  # which makes them equal by value, so that they cannot be hashed
+class OwnOptimizer:
+    momentum: float = 0.5
+
+    def __call__(self, groups, lr):
+        return torch.optim.SGD(groups, lr=lr, momentum=self.momentum)
+
+
+@dataclasses.dataclass
+class OwnLoss:
+    factor: float = 2.0
+
+    def __call__(self, logits, codes):
+        return self.factor * nn.functional.cross_entropy(logits, codes, reduction="none")
+
+
+def test_own_loss_and_optimizer__that_cannot_be_hashed__are_taken(make, binary):
+    clf = make(loss=OwnLoss(), optimizer=OwnOptimizer(), learning_rate="auto", max_epochs=1)
+    clf.fit(*binary)
+    plain = make(
+        loss=lambda logits, codes: OwnLoss()(logits, codes),
+        optimizer=lambda groups, lr: OwnOptimizer()(groups, lr),
+        learning_rate="auto",
+        max_epochs=1,
+    ).fit(*binary)
+    np.testing.assert_array_equal(clf.predict_proba(binary[0]), plain.predict_proba(binary[0]))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import pickle
+import weakref
 from itertools import combinations
 
 import numpy as np
@@ -426,6 +427,23 @@ def test_fit__memory_runs_out__trains_the_same_in_parts(contrastive, with_graph)
     np.testing.assert_allclose(parts.transform(X), plain.transform(X), atol=1e-4)
     losses = [[row["train_loss"] for row in clf.history_[1:]] for clf in (plain, parts)]
     np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_fit__memory_runs_out_after_the_forward_pass__lets_go_of_it_first(contrastive, monkeypatch):
+    original, made, still_there = _contrast.pair_loss, [], []
+
+    def pair_loss(vectors, codes, weights):
+        still_there.extend(ref() is not None for ref in made)
+        made.append(weakref.ref(vectors))
+        if len(made) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(vectors, codes, weights)
+
+    monkeypatch.setattr(_contrast, "pair_loss", pair_loss)
+    with pytest.warns(UserWarning, match="Memory ran out with 16 texts"):
+        contrastive(max_epochs=1).fit(*toy_texts(16))
+    assert len(made) > 1
+    assert not any(still_there)
 
 
 def test_fit__memory_for_no_text__says_so(contrastive):

@@ -220,6 +220,12 @@ def test_useless_fit__weights__decide():
         warn_of_useless_fit(losses, prior, np.array([1, 1, 1e-9]), in_folds=False)
 
 
+def test_useless_fit__single_row__tells_nothing(make, binary):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TextDataWarning)
+        make(max_epochs=1).fit(*binary, X_val=binary[0][:1], y_val=binary[1][:1])
+
+
 def test_partial_fit__says_nothing(make):
     X, y = toy_texts(20)
     with warnings.catch_warnings():

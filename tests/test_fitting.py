@@ -1,13 +1,17 @@
 import pickle
 import random
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import toy_texts
 from sklearn.base import clone
 from skorch.callbacks import Callback, Freezer
+
+from sklearn_transformers import TextDataWarning, _held_out
 
 
 def weights_of(clf):
@@ -89,6 +93,67 @@ def test_warm_start__no_epoch_better_than_the_model__leaves_it(make, three_class
     assert torch.equal(weights_of(clf), before)
     np.testing.assert_allclose(clf.predict_proba(X).sum(axis=1), 1)
     np.testing.assert_array_equal(clf.predict_proba(X).argmax(axis=1), answers.argmax(axis=1))
+
+
+def held_out_of(monkeypatch):
+    """The texts that each fit holds out, as they are judged."""
+    seen, original = [], _held_out.HeldOut.__init__
+
+    def init(self, rows, *others):
+        seen.append(set(rows.texts))
+        original(self, rows, *others)
+
+    monkeypatch.setattr(_held_out.HeldOut, "__init__", init)
+    return seen
+
+
+@pytest.mark.parametrize("random_state", [0, None])
+def test_warm_start__same_rows__are_held_out_again(make, monkeypatch, random_state):
+    X, y = toy_texts(400, seed=1)
+    X = [f"{text} {number}" for number, text in enumerate(X)]
+    seen = held_out_of(monkeypatch)
+    clf = make(warm_start=True, max_epochs=1, early_stopping="auto", random_state=random_state)
+    clf.fit(X, y).fit(X, y)
+    clf = pickle.loads(pickle.dumps(clf)).set_params(random_state=5).fit(X, y)
+    assert len(seen[0]) == 40
+    assert seen[0] == seen[1] == seen[2]
+    clf.set_params(warm_start=False).fit(X, y)
+    assert seen[3] != seen[0]
+
+
+def test_warm_start__labels_of_noise__are_never_thought_to_be_known(make):
+    rng = np.random.default_rng(0)
+    X, _ = toy_texts(400)
+    X = [f"{text} {' '.join(rng.choice(list('bcdefghijklmnopqrs'), 6))}" for text in X]
+    y = rng.choice(["no", "yes"], 400)
+    # More epochs than do good, so that rows of the training are known by heart.
+    clf = make(warm_start=True, max_epochs=8, early_stopping="auto", n_iter_no_change=99)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TextDataWarning)  # it is no better than guessing
+        for _ in range(3):
+            clf.fit(X, y)
+    assert clf._report["accuracy"] < 0.75
+    assert clf.score(X, y) > clf._report["accuracy"] + 0.1
+
+
+@pytest.mark.parametrize("first", [{"early_stopping": False}, {"early_stopping": "auto"}], ids=str)
+def test_warm_start__rows_that_were_all_trained_on__judge_nothing(make, first):
+    X, y = toy_texts(400)
+    y = ["yes" if label == "yes" and number % 8 == 1 else "no" for number, label in enumerate(y)]
+    clf = make(warm_start=True, max_epochs=1, **first).fit(X, y)
+    assert clf._report["n_train"] == 400
+    temperature = clf.temperature_
+    clf.set_params(early_stopping="auto").fit(X[::-1], y[::-1])
+    assert not clf.early_stopping_
+    assert clf.best_score_ is None
+    assert clf.temperature_ == temperature
+    with pytest.warns(TextDataWarning, match="The last call trained on all of these 400 rows"):
+        clf.set_params(early_stopping=True).fit(X, y)
+    clf.set_params(early_stopping="auto")
+    new = [f"{text} good" for text in X]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TextDataWarning)
+        assert clf.fit(new, y).early_stopping_
 
 
 def test_warm_start__other_classes__are_refused(make, three_classes):

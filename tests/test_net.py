@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModel, BertModel
 
 from sklearn_transformers import TrainingDivergedError, _batching
+from sklearn_transformers._optimizers import step_unless
 from sklearn_transformers._training_form import training_form
 
 # One step over all rows, without dropout, decay or a split: the gradient alone decides.
@@ -177,15 +178,51 @@ def test_fit__inside_a_no_grad_block__equals_outside(make, binary, block):
     np.testing.assert_array_equal(inside, outside)
 
 
-def test_fit__default_dtype_of_the_user__does_not_matter(make, binary):
-    expected = make(max_epochs=1).fit(*binary).predict_proba(binary[0])
+@pytest.mark.parametrize("block", [torch.no_grad, torch.inference_mode])
+def test_fit__own_loss_and_new_classes_inside_a_block__equal_outside(make, binary, block):
+    def answers():
+        clf = make(max_epochs=1, loss=torch.nn.CrossEntropyLoss(reduction="none")).fit(*binary)
+        clf.add_classes(["maybe"]).partial_fit(*binary)
+        return clf.predict_proba(binary[0])
+
+    outside = answers()
+    with block():
+        inside = answers()
+    np.testing.assert_array_equal(inside, outside)
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp", "attention"])
+def test_fit__default_dtype_of_the_user__does_not_matter(make, binary, head):
+    expected = make(max_epochs=1, head=head).fit(*binary).predict_proba(binary[0])
     torch.set_default_dtype(torch.float64)
     try:
-        clf = make(max_epochs=1).fit(*binary)
+        clf = make(max_epochs=1, head=head).fit(*binary)
         assert {p.dtype for p in clf.model_.parameters()} == {torch.float32}
         np.testing.assert_allclose(clf.predict_proba(binary[0]), expected, atol=1e-3)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+class LostOnMps:
+    """Stands for a bool on a device that is not here."""
+
+    device = torch.device("mps")
+
+    def __init__(self, value):
+        self.value = value
+
+    def __bool__(self):
+        return self.value
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_step_unless__kernels_that_do_not_look__are_not_asked(lost):
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    weight.grad = torch.full((3,), torch.nan if lost else 1.0)
+    step_unless(LostOnMps(lost), optimizer)
+    assert bool((weight == 1).all()) == lost
+    assert bool(weight.isfinite().all())
 
 
 class Interrupt(Callback):

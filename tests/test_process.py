@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.utils import logging as hf_logging
 
-from sklearn_transformers._process import quiet, seeded
+from sklearn_transformers._process import quiet, seeded, undrawn
 
 
 def test_seeded__block__is_reproducible_and_restores():
@@ -40,6 +40,32 @@ def test_seeded__two_threads__take_turns_and_restore():
     for thread in threads:
         thread.join()
     assert all(torch.equal(draws[0], other) for other in draws.values())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_undrawn__fit_in_another_thread__is_waited_for():
+    inside, over, done = threading.Event(), threading.Event(), threading.Event()
+
+    def fit():
+        with seeded(5, "cpu"):
+            inside.set()
+            over.wait()
+
+    def draw():
+        with undrawn():
+            torch.rand(3)
+        done.set()
+
+    before = torch.get_rng_state()
+    threads = [threading.Thread(target=fit), threading.Thread(target=draw)]
+    threads[0].start()
+    inside.wait()
+    threads[1].start()
+    assert not done.wait(0.2)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert done.is_set()
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -90,7 +90,7 @@ def test_pipeline__texts_that_are_cut__same_probabilities_unless_in_the_middle(
     np.testing.assert_allclose(logits, clf.decision_function(LONG), rtol=1e-4, atol=1e-4)
     classify = pipeline("text-classification", str(tmp_path / "saved"), top_k=None, device="cpu")
     # As the card says; each text has more tokens than the model has positions.
-    for text in LONG + ["bad good " * 200]:
+    for text in [*LONG, "bad good " * 200]:
         (answers,) = classify([text], truncation=True)
         found = {answer["label"]: answer["score"] for answer in answers}
         ours = clf.predict_proba([text])[0]
@@ -151,6 +151,18 @@ def test_auto_model__answers_that_transformers_cannot_give__backbone_only(
     for name, weight in ours.items():
         assert torch.equal(backbone.state_dict()[name], weight)
     assert "pipeline(" not in (tmp_path / "saved" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert", "gpt2"])
+def test_save__generator__is_neither_drawn_from_nor_put_back(
+    make, three_classes, tmp_path, monkeypatch, architecture
+):
+    clf = make(architecture, max_epochs=1).fit(*three_classes)
+    monkeypatch.setattr(torch.random, "fork_rng", None)  # a fit in another thread may be drawing
+    before = torch.get_rng_state()
+    clf.save(tmp_path / "saved")
+    assert torch.equal(torch.get_rng_state(), before)
+    their_logits(tmp_path / "saved")
 
 
 def test_saved_mean_layer__weights_of_the_backbone__stay_as_they_are(make, binary, tmp_path):

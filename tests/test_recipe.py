@@ -73,10 +73,11 @@ def test_auto_early_stopping__enough_rows_or_given_ones__stops_early(make):
     assert few.fit(X[:299], y[:299]).early_stopping_
     assert few.history_[0]["cross_fit_seconds"] > 0
     assert few.history_[0]["n_folds"] == 2
-    # Of uneven classes, rows are few beside the large one; going on, they are enough to judge by.
+    # Of uneven classes, rows are few beside the large one; new ones are enough to judge by.
     uneven = ["yes", *["no"] * 3] * 75
     assert few.fit(X, uneven).history_[0]["n_folds"] == 2
-    assert few.set_params(warm_start=True).fit(X, uneven).early_stopping_
+    new = toy_texts(300, seed=1)[0]
+    assert few.set_params(warm_start=True).fit(new, uneven).early_stopping_
     assert few.fit(X[:299], y[:299]).early_stopping_ is False
     few.set_params(warm_start=False)
     # Nothing may be held out.

@@ -14,6 +14,7 @@ import skops.io
 import torch
 from conftest import toy_texts
 from safetensors.torch import load, save
+from sklearn.metrics import log_loss
 from test_folder import forge, forge_file
 from torch import nn
 
@@ -540,6 +541,20 @@ def test_model_card__rows_that_chose_nothing__are_not_blamed(make, binary, tmp_p
     assert rows["held-out texts"] == "9"
     assert ("The same texts chose the temperature" in card) == calibrate
     assert ("may do a little worse" in card) == calibrate
+
+
+def test_model_card__class_weights__leave_the_accuracy_what_it_is(make, three_classes, tmp_path):
+    X, y = three_classes
+    X_val, y_val, weights = X[:30], y[:30], np.arange(30.0) + 1
+    clf = make(max_epochs=1, class_weight={"good": 50}, early_stopping=False)
+    clf.fit(X[30:], y[30:], X_val=X_val, y_val=y_val, sample_weight_val=weights)
+    clf.save(tmp_path / "saved")
+    _, rows = rows_of_card(tmp_path / "saved")
+    assert rows["accuracy"] == f"{clf.score(X_val, y_val, weights):.3f}"
+    assert clf.score(X_val, y_val, weights) < 0.9
+    loss = log_loss(y_val, clf.predict_proba(X_val), sample_weight=weights)
+    assert rows["log loss"] == f"{loss:.3f}"
+    assert loss != pytest.approx(-clf.best_score_, abs=0.01)  # which is by the class weights too
 
 
 def test_model_card__folder_with_a_name_like_the_hubs__is_none_of_its(

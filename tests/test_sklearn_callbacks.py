@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from skorch.callbacks import EarlyStopping
 
 from sklearn_transformers import TransformerTextClassifier
 
@@ -64,6 +65,14 @@ def test_fit__recorder__is_told_of_every_epoch_in_order(make, binary):
         ("teardown", name),
     ]
     assert recorder.metadata is None
+
+
+def test_fit__skorchs_early_stopping__ends_every_epoch_that_began(make, binary):
+    recorder = Recorder()
+    stopper = EarlyStopping(monitor="train_loss", patience=1, threshold=100)
+    clf = make(max_epochs=9, early_stopping=False, callbacks=[stopper]).set_callbacks(recorder)
+    assert clf.fit(*binary).n_iter_ == 2
+    assert epochs(recorder) == ["begin", "end", "begin", "end"]
 
 
 def test_fit__with_weights__passes_them_on_as_metadata(make, binary):

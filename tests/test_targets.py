@@ -1,3 +1,4 @@
+import enum
 import json
 
 import numpy as np
@@ -32,6 +33,21 @@ def test_learn__labels_logistic_regression_takes__gives_its_classes(kind):
     codes = codec.encode(y)
     assert codes.dtype == np.int64
     np.testing.assert_array_equal(codec.classes[codes], np.asarray(y))
+
+
+class Verdict(str, enum.Enum):  # noqa: UP042  (a StrEnum is what NumPy takes it for)
+    GOOD = "a good one"
+    BAD = "bad"
+    BOTH = "both"
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, pd.Series])
+def test_learn__strings_that_are_members_of_an_enum__are_taken_by_value(kind):
+    y = [Verdict.GOOD, Verdict.BAD, Verdict.BOTH, "bad"]
+    given = np.array(y, dtype=object) if kind is np.array else kind(y)
+    codec = ClassCodec.learn(given)
+    assert codec.classes.tolist() == ["a good one", "bad", "both"]
+    assert codec.encode(given).tolist() == [0, 1, 2, 1]
 
 
 REFUSED = {
