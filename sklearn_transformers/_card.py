@@ -103,7 +103,7 @@ def _evaluation(estimator: Any) -> str:
         return "The model was taken over as it was published; nothing was measured."
     rows = {"": "", "texts trained on": f"{report['n_train']:,}"}
     if report.get("n_before"):
-        rows["and in earlier calls"] = f"{report['n_before']:,}"
+        rows["in earlier calls, some perhaps the same"] = f"{report['n_before']:,}"
     if "accuracy" not in report:
         return _table(rows) + (
             "\n\nNo rows were held out to judge the model by"
@@ -121,11 +121,13 @@ def _evaluation(estimator: Any) -> str:
     }
     chosen = ["the best epoch"] if estimator.early_stopping_ else []
     chosen += ["the weight of the bag of words"] if estimator.bag_of_words_weight_ else []
-    chosen += ["the temperature"] if estimator.calibrate else []
+    chosen += ["the temperature"] if report.get("calibrated", True) else []
     if not chosen:
         return _table(rows)
+    *others, last = chosen
+    named = f"{', '.join(others)} and {last}" if others else last
     return _table(rows) + (
-        f"\n\nThe same texts chose {' and '.join(chosen)}, so that new ones may do a little worse."
+        f"\n\nThe same texts chose {named}, so that new ones may do a little worse."
     )
 
 

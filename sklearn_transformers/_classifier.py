@@ -244,9 +244,10 @@ class TransformerTextClassifier(
     warm_start : bool, default=False
         Let `fit` go on from the model of the previous call, with a new schedule, instead of
         from the pretrained one. The classes, `model`, `pooling`, `dropout` and `head` must be
-        the same; `tuning` may change. The same rows in the same order are held out as in the
-        first fit; where that trained on all of them, "auto" holds out none. Old rows among new
-        ones are not noticed, and judge too kindly: pass `X_val` and `y_val` then.
+        the same; `tuning` may change. Where rows, their order, `validation_fraction` and which
+        weights are 0 are those of the first fit, the same rows are held out; where an earlier
+        fit trained on all of them, "auto" holds out none. Other rows that the model knows are
+        not noticed, and judge too kindly: pass `X_val` and `y_val` then.
     random_state : int, RandomState instance or None, default=None
         Decides the head's first weights, the held-out rows, the order of the batches and
         dropout. The same int gives bit-identical results on the same machine's CPU. None takes a

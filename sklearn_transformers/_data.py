@@ -40,10 +40,11 @@ class Rows:
         pairs = zip(self.texts, self.codes.tolist(), strict=True)
         return np.array([number_of.setdefault(pair, len(number_of)) for pair in pairs])
 
+    @cached_property
     def digest(self) -> int:
         """By which the same texts and codes are known again, in whatever order.
 
-        A sum, so that it says nothing of any one text to who reads it in a saved model.
+        A sum, which a saved model may hold: digests of each text would tell what it has seen.
         """
         pairs = zip(self.codes.tolist(), self.texts, strict=True)
         rows = (f"{code} {text}".encode() for code, text in pairs)

@@ -267,9 +267,9 @@ def warn_of_useless_fit(
 
 
 def warn_of_known_rows(n_rows: int) -> None:
-    """Say that what is held out has been trained on by the last call."""
+    """Say that what is held out has been trained on before."""
     _warn(
-        f"The last call trained on all of these {n_rows} rows, so those held out now are not new "
+        f"An earlier fit trained on all of these {n_rows} rows, so those held out now are not new "
         "to the model: best_score_, the choice of the epoch and the probabilities will be too "
         "good to be true. Pass X_val and y_val, or set early_stopping='auto' or False."
     )

@@ -1,6 +1,6 @@
 """Rows that are held out to judge epochs by: given ones, a part, or in folds each row once."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -163,11 +163,12 @@ class HeldOut:
 
     def _look_at_result(
         self, logits: np.ndarray, temperature: float, train: LabelledTexts
-    ) -> dict[str, float]:
+    ) -> dict[str, float | bool]:
         """Figures of the final answers; warn when they are no better than each class's share."""
         logits, codes, weights = self._distinct(logits)
         probabilities = ClassCodec.probabilities(logits, temperature)
-        of_rows = np.bincount(self.rows.copies, self.rows.weights)  # without those of the classes
+        # Without those of the classes; of the largest, so that their sum stays finite.
+        of_rows = np.bincount(self.rows.copies, self.rows.weights / self.rows.weights.max())
         # One row more for each class: one that no training row has is unlikely, not impossible.
         mass = np.bincount(train.codes, train.weights, minlength=logits.shape[1]) + 1
         warn_of_useless_fit(
@@ -182,6 +183,7 @@ class HeldOut:
                 np.average(cross_entropies(logits, codes, temperature), weights=of_rows)
             ),
             "calibration_error": calibration_error(probabilities, codes, of_rows),
+            "calibrated": self.calibrate,
         }
 
 
@@ -218,7 +220,8 @@ def choose_rows(
     train, folds = rows, []
     early_stopping, fraction = estimator.early_stopping, estimator.validation_fraction
     distinct = rows.distinct()
-    knows_all = proceed and _trained_on_all(estimator._report, rows)
+    known = estimator._report.get("known") if proceed and valid is None else None
+    knows_all = known is not None and known == rows.digest
     if valid is None and early_stopping == "auto":
         few = are_few(distinct.codes, len(classes)) and fraction > 0
         if few and not (proceed or looked_at or _may_ask_the_model(estimator.scoring)):
@@ -230,7 +233,7 @@ def choose_rows(
             valid = rows.take(np.concatenate(folds))
         else:
             train, valid = split_rows(rows, fraction, rng)
-            if knows_all:
+            if knows_all and valid is not None:
                 warn_of_known_rows(len(rows))
         warn_of_rare_classes(distinct.codes, classes, valid is None)
     if valid is None:
@@ -238,11 +241,6 @@ def choose_rows(
     weights = valid.weights if weigh_scores else None
     judge = Judge(estimator, classes, valid.texts, classes[valid.codes], weights)
     return train, HeldOut(valid, judge, folds, bool(estimator.calibrate))
-
-
-def _trained_on_all(report: Mapping[str, Any], rows: Rows) -> bool:
-    """Whether the last call was given the same rows and held out none of them."""
-    return report.get("rows") == rows.digest() and report["n_train"] == len(rows)
 
 
 def _may_ask_the_model(scoring: Any) -> bool:

@@ -89,8 +89,8 @@ def loss_of(loss: Any, n_classes: int, label_smoothing: Any = 0.0) -> Loss:
     if isinstance(loss, type):
         raise ValueError(f"loss={loss!r} is a class. Pass an instance, made with reduction='none'.")
     probe = copy.deepcopy(loss).cpu() if isinstance(loss, nn.Module) else loss
-    logits = torch.linspace(-1, 1, 2 * n_classes).reshape(2, n_classes).requires_grad_()
     with torch.inference_mode(False), torch.enable_grad(), undrawn():
+        logits = torch.linspace(-1, 1, 2 * n_classes).reshape(2, n_classes).requires_grad_()
         found = probe(logits, torch.tensor([0, n_classes - 1]))
     shape = tuple(found.shape) if torch.is_tensor(found) else repr(found)
     if shape != (2,):

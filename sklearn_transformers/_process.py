@@ -35,7 +35,7 @@ __all__ = [
 
 # Two threads that borrow this state at once would neither get the same random numbers twice nor
 # give back what they found, so they take turns: fits for their whole length, whoever silences
-# transformers only for the moment of loading or saving.
+# transformers only for the moment of loading or saving. Whoever needs both takes the first first.
 _GENERATORS = threading.RLock()
 _SETTINGS = threading.RLock()
 

@@ -114,7 +114,8 @@ def adopt(estimator: Any, side: str | None) -> dict[str, Any]:
     """
     clock, name = Clock(), os.fspath(estimator.model)
     device, seed = resolve_device(estimator.device), draw_seed(estimator.random_state)
-    pretrained = load_pretrained(name, dropout=estimator.dropout)
+    with undrawn():
+        pretrained = load_pretrained(name, dropout=estimator.dropout)
     tokenizer = pretrained.tokenizer
     published = _read(name, pretrained)
     labels = [str(published.config.id2label[code]) for code in range(published.config.num_labels)]

@@ -67,11 +67,9 @@ def origins(estimator: Any, proceed: bool, seed: int) -> dict[str, Any]:
     if not proceed:
         return {"base_model": hub_name(estimator.model), "n_before": 0, "split_seed": seed}
     report = estimator._report
-    return {
-        "base_model": report.get("base_model"),
-        "n_before": report["n_train"] + report.get("n_before", 0),
-        "split_seed": report.get("split_seed", seed),
-    }
+    n_before = report["n_train"] + report.get("n_before", 0)
+    older = {"base_model": None, "split_seed": estimator.seed_, "known": None}
+    return {name: report.get(name, value) for name, value in older.items()} | {"n_before": n_before}
 
 
 def check_start(estimator: Any, proceed: bool) -> None:

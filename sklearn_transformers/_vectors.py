@@ -87,10 +87,10 @@ def reader(
 
 def _logits(model: TextClassifier, vectors: np.ndarray, device: str) -> np.ndarray:
     """Vectors -> logits of shape (n_texts, n_classes), float32."""
-    # Copies: the cache's are not to be written to, and a head of the user's may do so.
-    parts = [vectors[start : start + CHUNK].copy() for start in range(0, len(vectors), CHUNK)]
+    parts = [vectors[start : start + CHUNK] for start in range(0, len(vectors), CHUNK)]
     with torch.inference_mode():
-        logits = [model.decide(to_device(part, device)).cpu().numpy() for part in parts]
+        # Copies: the cache's are not to be written to, and a head of the user's may do so.
+        logits = [model.decide(to_device(part.copy(), device)).cpu().numpy() for part in parts]
     return np.concatenate(logits)
 
 

@@ -362,7 +362,7 @@ def test_save__words__answer_alike_and_are_not_published_as_less(
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert "ForSequenceClassification" not in str(config.get("architectures"))
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "chose the best epoch and the weight of the bag of words and the temperature" in card
+    assert "chose the best epoch, the weight of the bag of words and the temperature" in card
 
 
 @pytest.mark.parametrize(

@@ -147,9 +147,13 @@ def test_warm_start__rows_that_were_all_trained_on__judge_nothing(make, first):
     assert not clf.early_stopping_
     assert clf.best_score_ is None
     assert clf.temperature_ == temperature
-    with pytest.warns(TextDataWarning, match="The last call trained on all of these 400 rows"):
-        clf.set_params(early_stopping=True).fit(X, y)
+    clf.partial_fit(X[:8], y[:8])
+    clf = pickle.loads(pickle.dumps(clf)).set_params(early_stopping=True)
+    for _ in range(2):
+        with pytest.warns(TextDataWarning, match="trained on all of these 400 rows"):
+            clf.fit(X, y)
     clf.set_params(early_stopping="auto")
+    assert not clf.fit(X, y).early_stopping_
     new = [f"{text} good" for text in X]
     with warnings.catch_warnings():
         warnings.simplefilter("error", TextDataWarning)

@@ -57,7 +57,7 @@ def test_undrawn__fit_in_another_thread__is_waited_for():
         done.set()
 
     before = torch.get_rng_state()
-    threads = [threading.Thread(target=fit), threading.Thread(target=draw)]
+    threads = [threading.Thread(target=target, daemon=True) for target in (fit, draw)]
     threads[0].start()
     inside.wait()
     threads[1].start()

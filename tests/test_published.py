@@ -1,11 +1,13 @@
 """Saved folders as transformers reads them, and its published classifiers as we read them."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
 import torch
 from conftest import _tokenizer
+from skorch.callbacks import Callback
 from test_families import CONFIGS
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -252,6 +254,44 @@ def test_from_pretrained__going_on__keeps_the_head_that_it_has(publish, three_cl
     assert not torch.equal(clf.model_.head.dense.weight, before)
     assert clf.n_iter_ == 4
     assert [row["epoch"] for row in clf.history_] == [0, 1, 2, 3, 4]
+
+
+def test_from_pretrained__beside_a_fit_in_another_thread__neither_waits_for_ever(
+    publish, make, binary, monkeypatch
+):
+    folder, reading, held = publish("bert"), threading.Event(), threading.Event()
+    original = AutoTokenizer.from_pretrained
+
+    def slow(source, **where):
+        if str(source) == str(folder):
+            reading.set()
+            held.wait(1)  # in vain where the fit has to wait for its turn: that is right, too
+        return original(source, **where)
+
+    def fit():
+        reading.wait()
+        make(max_epochs=1, callbacks=[Signal(held)]).fit(*binary)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", slow)
+    threads = [
+        threading.Thread(target=target, daemon=True)
+        for target in (fit, lambda: TransformerTextClassifier.from_pretrained(folder))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+class Signal(Callback):
+    """Says that training has begun."""
+
+    def __init__(self, event):
+        self.event = event
+
+    def on_train_begin(self, net, **kwargs):
+        self.event.set()
 
 
 def test_from_pretrained__fit__starts_anew_from_the_backbone(publish, three_classes, make):

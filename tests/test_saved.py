@@ -529,7 +529,7 @@ def test_model_card__training_went_on__tells_of_earlier_calls(make, binary, tmp_
     clf.save(tmp_path / "saved")
     card, rows = rows_of_card(tmp_path / "saved")
     assert rows["texts trained on"] == "6"
-    assert rows["and in earlier calls"] == str(n_train + 4)
+    assert rows["in earlier calls, some perhaps the same"] == str(n_train + 4)
     assert "to judge the model by, as it is since the last call." in card
 
 
@@ -541,6 +541,8 @@ def test_model_card__rows_that_chose_nothing__are_not_blamed(make, binary, tmp_p
     assert rows["held-out texts"] == "9"
     assert ("The same texts chose the temperature" in card) == calibrate
     assert ("may do a little worse" in card) == calibrate
+    clf.set_params(calibrate=not calibrate).save(tmp_path / "changed")  # which is for the next fit
+    assert rows_of_card(tmp_path / "changed")[0] == card
 
 
 def test_model_card__class_weights__leave_the_accuracy_what_it_is(make, three_classes, tmp_path):
@@ -555,6 +557,15 @@ def test_model_card__class_weights__leave_the_accuracy_what_it_is(make, three_cl
     loss = log_loss(y_val, clf.predict_proba(X_val), sample_weight=weights)
     assert rows["log loss"] == f"{loss:.3f}"
     assert loss != pytest.approx(-clf.best_score_, abs=0.01)  # which is by the class weights too
+
+
+def test_model_card__weights_without_end__leave_its_figures_finite(make, binary, tmp_path):
+    X, y = binary
+    clf = make(max_epochs=1).fit(X, y, sample_weight=np.full(len(X), 1e308))
+    clf.save(tmp_path / "saved")
+    plain = make(max_epochs=1).fit(X, y)
+    for name in ("accuracy", "log_loss", "calibration_error"):
+        assert clf._report[name] == pytest.approx(plain._report[name], abs=1e-6)
 
 
 def test_model_card__folder_with_a_name_like_the_hubs__is_none_of_its(
