@@ -15,11 +15,11 @@ from typing import Annotated
 
 import uvicorn
 from docstring_topics import load_docstring_topics
-from fastapi import Body, FastAPI, HTTPException
+from fastapi import Body, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from micro_batching import MicroBatcher, RefusedError
 from pydantic import Field
-from request_limits import Limits, explain, limit_body
+from request_limits import Limits, explain, limit_body, while_there
 
 from sklearn_transformers import TransformerTextClassifier
 from sklearn_transformers.exceptions import InvalidTextError
@@ -45,9 +45,9 @@ def make_app(classifier, limits):
     Texts = Annotated[list[Text], Body(embed=True, min_length=1, max_length=limits.texts)]
 
     @app.post("/predict")
-    async def predict(texts: Texts):
+    async def predict(request: Request, texts: Texts):
         try:
-            probabilities = await batcher.ask(texts)
+            probabilities = await while_there(request, batcher.ask(texts))
         except InvalidTextError as error:
             raise HTTPException(422, str(error)) from error
         except RefusedError as error:

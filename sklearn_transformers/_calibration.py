@@ -18,7 +18,6 @@ __all__ = [
 
 N_BINS = 15
 LOG_TEMPERATURES = -3.0, 3.0
-MANY_ROWS = 1000  # from here on, chance hardly moves the likeliest temperature
 
 
 def cross_entropies(logits: np.ndarray, codes: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -35,7 +34,8 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) 
     say, as much as it makes the labels likely, and the one is returned whose probabilities are
     closest to what all of them say together; Hoeting et al. (1999), "Bayesian Model Averaging: A
     Tutorial", Statistical Science 14. Before a label is seen, all from 1/20 to 20 are as likely,
-    on a logarithmic scale. With many rows it is the likeliest.
+    on a logarithmic scale. With many rows it is all but the likeliest, unless they are all answered
+    right: then the likeliest is none, and certainty would be promised.
 
     Parameters
     ----------
@@ -50,8 +50,6 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) 
         Above 1 where the model is too sure of itself.
     """
     likeliest = closest_temperature(logits, np.eye(logits.shape[1])[codes], weights)
-    if _effective_rows(weights) >= MANY_ROWS:
-        return likeliest
     # Steps away from it: with many rows no other has a say, and it must be among them.
     low, high = LOG_TEMPERATURES
     steps = np.log(likeliest) + np.arange(low - high, high - low, 0.1)

@@ -11,6 +11,7 @@ from sklearn_transformers._batching import Padding
 from sklearn_transformers._calibration import mean_and_error
 from sklearn_transformers._data import Rows
 from sklearn_transformers._encoded import EncodedTexts
+from sklearn_transformers._tokenization import golden_ids
 from sklearn_transformers.exceptions import TextDataWarning
 
 __all__ = [
@@ -31,8 +32,10 @@ FEW_SPELLED = 0.3
 MUCH_LOST = 0.5
 CUT = {"middle": "in their middle", "right": "at their end", "left": "at their start"}
 
-# From here on, Unicode has scripts that write words or syllables with one character.
-FIRST_EAST_ASIAN = "\u2e80"
+# Tokens for each letter from which on a text is spelled out, and where each character is a word or
+# a syllable, which Unicode has from there on. Who spells these words out does so by design.
+SPELLED, SPELLED_EAST_ASIAN, FIRST_EAST_ASIAN = 0.7, 1.2, "\u2e80"
+PLAIN_WORDS = "it was a good book"
 
 # Packages through which the user's call came.
 OURS = {"sklearn_transformers", "sklearn", "joblib"}
@@ -188,7 +191,10 @@ def _warn_of_vocabulary(
         )
         return True
     # Other tokenizers spell a script out that they do not know, by letters or by bytes.
-    n_pieces = full_lengths - tokenizer.num_special_tokens_to_add()
+    n_special = tokenizer.num_special_tokens_to_add()
+    if len(golden_ids(tokenizer, [PLAIN_WORDS])[PLAIN_WORDS]) > n_special + len(PLAIN_WORDS) / 2:
+        return False
+    n_pieces = full_lengths - n_special
     spelled = [i for i, text in enumerate(texts) if _is_spelled_out(text, int(n_pieces[i]))]
     if len(spelled) > FEW_SPELLED * len(texts):
         example = spelled[0]
@@ -228,14 +234,12 @@ def _warn_of_likeness(rows: Rows, encoded: EncodedTexts, whole: np.ndarray) -> N
 
 
 def _is_spelled_out(text: str, n_pieces: int) -> bool:
-    """Whether a text not in ASCII has about a token for each letter.
-
-    Where each character is a word or a syllable, as in Chinese, it takes several tokens each.
-    """
-    if text.isascii():
+    """Whether a text not in ASCII has about a token for each letter."""
+    characters = "".join(text.split())
+    if text.isascii() or n_pieces <= SPELLED * len(characters):
         return False
-    n_letters = sum(map(len, text.split()))
-    return n_pieces > n_letters * (1.2 if max(text) >= FIRST_EAST_ASIAN else 0.7)
+    n_alphabetic = sum(c.isalpha() and c < FIRST_EAST_ASIAN for c in characters)  # emoji are not
+    return 2 * n_alphabetic >= len(characters) or n_pieces > SPELLED_EAST_ASIAN * len(characters)
 
 
 def warn_of_useless_fit(

@@ -38,6 +38,7 @@ from sklearn_transformers._start import (
     check_start,
     draw_prompt,
     origins,
+    prompt_length,
     resolve_recipe,
     set_head,
     start_head,
@@ -138,9 +139,9 @@ def fine_tune(
         train_data, lengths = tokenise_rows(train, class_weights, tokenizer, padding)
         truncation = report_truncation(lengths, padding.longest)
         if not one_epoch:
-            limit = longest_input(tokenizer, model.backbone)
-            read = (train, train_data.texts, lengths)
-            warn_of_tokens(tokenizer, *read, truncation, padding, limit)
+            n_prompt = prompt_length(estimator, model, tuning)
+            limit = longest_input(tokenizer, model.backbone, n_prompt)
+            warn_of_tokens(tokenizer, train, train_data.texts, lengths, truncation, padding, limit)
         if held is not None:
             held.data, _ = tokenise_rows(held.rows, class_weights, tokenizer, padding)
         recipe = resolve_recipe(

@@ -65,6 +65,8 @@ class HeldOut:
         """Loss and weight of each distinct row, and the temperature of all answers."""
         logits, codes, weights = self._distinct(logits)
         temperature = fit_temperature(logits, codes, weights) if self.calibrate else 1.0
+        if not _of_several_classes(codes, weights):
+            temperature = max(1.0, temperature)  # they know nothing of the others' being rarer
         return cross_entropies(logits, codes, temperature), weights, temperature
 
     def _distinct(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -135,7 +137,7 @@ class HeldOut:
         Hoeting et al. (1999), "Bayesian Model Averaging: A Tutorial", Statistical Science 14.
         """
         _, codes, weights = self._distinct(logits)
-        if len(np.unique(codes[weights > 0])) < 2:
+        if not _of_several_classes(codes, weights):
             return 0.0
         sums = (logits + np.float32(times) * others for times in TIMES)
         losses = [self._losses(answers)[0] for answers in sums]
@@ -185,6 +187,10 @@ class HeldOut:
             "calibration_error": calibration_error(probabilities, codes, of_rows),
             "calibrated": self.calibrate,
         }
+
+
+def _of_several_classes(codes: np.ndarray, weights: np.ndarray) -> bool:
+    return len(np.unique(codes[weights > 0])) > 1
 
 
 def choose_rows(

@@ -208,7 +208,7 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         self._padding = Padding(**record["padding"])
         core, settings = files["tokenizer.json"].decode(), record["tokenizer"]
         self._tokenizer = CoreTokenizer(core, self._padding.cut, **settings)
-        self._session, self._owner = self._new_session(), os.getpid()
+        self._session, self._made_for = self._new_session(), (os.getpid(), self.n_threads)
         _check_signature(self._session, len(self.classes_))
         if not (np.isfinite(self._temperature) and self._temperature > 0):
             raise ValueError(f"temperature {self._temperature}")
@@ -235,12 +235,13 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
             return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def _present_session(self) -> "InferenceSession":
-        """The session, or in a forked process a new one: its threads stayed with the parent."""
-        if self._owner != os.getpid():
+        """The session, or a new one: for other `n_threads`, or in a fork, which has no threads."""
+        process, n_threads = self._made_for
+        if process != os.getpid():
             # To destroy the parent's would be to wait for its threads.
             _LEFT_BEHIND.append(self._session)
-            self._session = self._new_session()
-            self._owner = os.getpid()
+        if (process, n_threads) != (os.getpid(), self.n_threads):
+            self._session, self._made_for = self._new_session(), (os.getpid(), self.n_threads)
         return self._session
 
     def _logits(self, texts: list[str]) -> np.ndarray:

@@ -40,6 +40,7 @@ __all__ = [
     "check_start",
     "draw_prompt",
     "origins",
+    "prompt_length",
     "resolve_recipe",
     "set_head",
     "start_head",
@@ -112,7 +113,7 @@ def starting_model(
         model.mark_origin(pretrained.key)
         known = {"pad_id": pretrained.pad_id, "masked": pretrained.masks_padding}
     _check_checkpointing(estimator, model)
-    n_prompt = _prompt_length(estimator, model, tuning)
+    n_prompt = prompt_length(estimator, model, tuning)
     longest = resolve_max_length(estimator.max_length, tokenizer, model.backbone, n_prompt)
     known = known | {"longest": longest, "cut": estimator.truncation_side}
     return model.to(device).eval(), tokenizer, Padding(**known)
@@ -207,7 +208,7 @@ def _check_checkpointing(estimator: Any, model: TextClassifier) -> None:
         )
 
 
-def _prompt_length(estimator: Any, model: TextClassifier, tuning: str) -> int:
+def prompt_length(estimator: Any, model: TextClassifier, tuning: str) -> int:
     """How many vectors will stand in front of each text; 0 without a prompt."""
     if model.prompt is not None:
         if tuning == "prompt" and len(model.prompt) != estimator.n_prompt_tokens:

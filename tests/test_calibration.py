@@ -1,4 +1,5 @@
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from conftest import toy_texts
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss
 
+from sklearn_transformers import TextDataWarning
 from sklearn_transformers._calibration import cross_entropies, fit_temperature, mean_and_error
 from sklearn_transformers._targets import ClassCodec
 
@@ -25,13 +27,12 @@ def test_fit_temperature__scaled_logits__are_scaled_back(factor):
     assert found == pytest.approx(factor, rel=0.05)
 
 
-@pytest.mark.parametrize("n_rows", [1, 6, 60])
+@pytest.mark.parametrize("n_rows", [1, 6, 60, 1000, 20_000])
 def test_fit_temperature__few_rows_all_right__promises_no_certainty(n_rows):
     logits = np.tile([2.0, 0.0], (n_rows, 1))
     temperature = fit_temperature(logits, np.zeros(n_rows, int), np.ones(n_rows))
-    assert temperature > 0.2
     # Laplace's rule of succession would be (n + 1) / (n + 2).
-    assert 1 / (1 + np.exp(-2 / temperature)) < 1 - 0.1 / (n_rows + 2)
+    assert 1 / (1 + np.exp(-2 / temperature)) < 1 - 0.05 / (n_rows + 2)
 
 
 def test_fit_temperature__weights__count_as_repeated_rows():
@@ -74,11 +75,21 @@ def test_fit_temperature__few_rows__new_ones_are_better_answered_than_at_the_lik
 
 def test_fit_temperature__many_rows__is_the_likeliest():
     logits, codes = answers(1000)
-    assert fit_temperature(logits, codes, np.ones(1000)) == likeliest_temperature(logits, codes)
-    # Just below the border the others hardly have a say.
-    most = slice(990)
-    few = fit_temperature(logits[most], codes[most], np.ones(990))
-    assert few == pytest.approx(likeliest_temperature(logits[most], codes[most]), rel=0.01)
+    likeliest = likeliest_temperature(logits, codes)
+    assert fit_temperature(logits, codes, np.ones(1000)) == pytest.approx(likeliest, rel=0.005)
+    logits, codes = answers(20_000)
+    likeliest = likeliest_temperature(logits, codes)
+    assert fit_temperature(logits, codes, np.ones(20_000)) == pytest.approx(likeliest, rel=1e-5)
+
+
+def test_calibrate__one_class_held_out__does_not_make_the_other_rarer(make):
+    X, _ = toy_texts(120)
+    y = ["no"] * 119 + ["yes"]  # a row of which nothing can be held out
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TextDataWarning)
+        clf = make(early_stopping="auto", head_init="auto", max_epochs=3).fit(X, y)
+    assert clf._report["n_held_out"] == 119
+    assert clf.temperature_ >= 1
 
 
 def test_mean_and_error__equal_weights__is_the_textbooks():

@@ -4,7 +4,9 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import toy_texts
+import torch
+from conftest import SIZES, toy_texts
+from transformers import BertConfig, BertModel, ByT5Tokenizer
 
 from sklearn_transformers import TextDataWarning, TransformerTextClassifier, _diagnosis
 from sklearn_transformers._checkpoint import BUNDLED_NAME
@@ -249,6 +251,10 @@ def test_warnings__code_without_a_module__are_given_all_the_same(make, binary):
         ("Das schöne Mädchen läuft über die Brücke", False),
         ("L'été dernier, nous étions à la plage", False),
         ("I paid 20€ – “great” value", False),
+        ("Сегодня хорошая погода 😀👍", True),
+        ("Σήμερα ο καιρός είναι καλός 天", True),
+        ("what a day 😀😀😀", False),
+        ("😀", False),
     ],
 )
 @pytest.mark.pretrained
@@ -256,6 +262,17 @@ def test_spelled_out__bundled_tokenizer__tells_scripts_from_accents(text, spelle
     tokenizer = load_pretrained(BUNDLED_NAME).tokenizer
     n_pieces = len(tokenizer.tokenize(text))
     assert _diagnosis._is_spelled_out(text, n_pieces) == spelled
+
+
+def test_unknown_script__tokenizer_that_reads_bytes_by_design__is_none(make, checkpoints, tmp_path):
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    config = BertConfig(vocab_size=384, intermediate_size=64, **SIZES)
+    with torch.random.fork_rng([]):
+        BertModel(config).save_pretrained(tmp_path)
+    X = [f"Съешь же ещё этих мягких французских булок {i}" for i in range(40)]
+    assert (
+        faults(make(model=tmp_path, max_epochs=1, early_stopping=False), X, ["a", "b"] * 20) == []
+    )
 
 
 @pytest.mark.pretrained

@@ -212,6 +212,19 @@ def test_pickle__folder_gone__answers_the_same(hostile, served):
     )
 
 
+def test_threads__set_after_loading__are_those_of_the_next_prediction(hostile, served):
+    loaded = OnnxTextClassifier.load(hostile, n_threads=1)
+    loaded.predict(TEXTS)
+    session = loaded._session
+    loaded.predict(TEXTS)
+    assert loaded._session is session
+    loaded.set_params(n_threads=2)
+    np.testing.assert_allclose(
+        loaded.predict_proba(TEXTS), served.predict_proba(TEXTS), rtol=0, atol=1e-6
+    )
+    assert loaded._session.get_session_options().intra_op_num_threads == 2
+
+
 def test_scikit_learn__scorers_pipelines_clones__take_it(served, fitted, three_classes):
     X, y = three_classes
     assert get_scorer("neg_log_loss")(served, X, y) == pytest.approx(

@@ -279,6 +279,39 @@ def test_predict__caller_who_left__is_not_read_and_harms_nobody(serve, limits, r
     assert recorded.calls == [["the film"], ["good"]]
 
 
+def test_predict__connection_that_is_closed__is_not_read(serve, limits, recorded):
+    """As uvicorn tells it: the request goes on, and a message says that nobody waits for it."""
+
+    async def talk():
+        app, closed = serve.make_app(recorded, limits), asyncio.Event()
+        body = [{"type": "http.request", "body": b'{"texts": ["sad"]}'}]
+        sent = []
+
+        async def receive():
+            if body:
+                return body.pop()
+            await closed.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b""}
+        scope |= {"headers": [(b"content-type", b"application/json")], "http_version": "1.1"}
+        async with serving(app) as client:
+            async with held(client, recorded):
+                left = asyncio.create_task(app(scope, receive, send))
+                stayed = ask(client, ["good"])
+                await until(client, waiting=2)
+                closed.set()
+                await left
+            assert (await stayed).status_code == 200
+        return sent[0]["status"]
+
+    assert asyncio.run(talk()) == 499
+    assert recorded.calls == [["the film"], ["good"]]
+
+
 # --- its life --------------------------------------------------------------------------------
 
 
@@ -338,6 +371,12 @@ def test_options__any_limit__can_be_set(serve):
     options = vars(serve.parser.parse_args(["--batch", "64", "--delay", "0.01"]))
     limits = serve.Limits(**{name: options[name] for name in vars(serve.Limits())})
     assert limits == serve.Limits(batch=64, delay=0.01)
+
+
+@pytest.mark.parametrize(("name", "value"), [("waiting", 0), ("batch", -1), ("delay", -0.1)])
+def test_options__limit_that_is_none__is_refused(serve, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be . or more. Got {value} instead"):
+        serve.Limits(**{name: value})
 
 
 @pytest.mark.slow

@@ -10,7 +10,12 @@ import torch
 from conftest import n_texts, toy_texts
 from skorch.callbacks import Callback
 
-from sklearn_transformers import TransformerTextClassifier, clear_cache, set_cache_size
+from sklearn_transformers import (
+    TextDataWarning,
+    TransformerTextClassifier,
+    clear_cache,
+    set_cache_size,
+)
 from sklearn_transformers._cache import VECTORS
 from sklearn_transformers._pretrained import load_pretrained
 
@@ -236,6 +241,12 @@ def test_warm_start__other_head__is_refused(tuned, three_classes):
 
 
 # --- prompts ---------------------------------------------------------------------------------
+
+
+def test_prompt__texts_that_are_cut__are_told_what_can_be_read_beside_it(tuned, binary):
+    X = [" ".join([text] * 60) for text in binary[0]]
+    with pytest.warns(TextDataWarning, match="but this model reads no more than 200;"):
+        tuned("prompt", n_prompt_tokens=100, max_length=50, max_epochs=1).fit(X, binary[1])
 
 
 def test_prompt__positions__are_taken_from_the_longest_input(tuned, three_classes):
