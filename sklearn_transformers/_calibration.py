@@ -18,6 +18,7 @@ __all__ = [
 
 N_BINS = 15
 LOG_TEMPERATURES = -3.0, 3.0
+MANY_ROWS = 1000  # from here on, chance hardly moves the likeliest temperature, if there is one
 
 
 def cross_entropies(logits: np.ndarray, codes: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -34,8 +35,8 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) 
     say, as much as it makes the labels likely, and the one is returned whose probabilities are
     closest to what all of them say together; Hoeting et al. (1999), "Bayesian Model Averaging: A
     Tutorial", Statistical Science 14. Before a label is seen, all from 1/20 to 20 are as likely,
-    on a logarithmic scale. With many rows it is all but the likeliest, unless they are all answered
-    right: then the likeliest is none, and certainty would be promised.
+    on a logarithmic scale. With many rows it is the likeliest, unless they are all answered right:
+    then the lower, the likelier, and certainty would be promised.
 
     Parameters
     ----------
@@ -52,6 +53,9 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) 
     labels = np.zeros(logits.shape)
     labels[np.arange(len(codes)), codes] = 1
     likeliest = closest_temperature(logits, labels, weights)
+    wrong = weights[logits.argmax(axis=1) != codes]
+    if _effective_rows(weights) >= MANY_ROWS and wrong.any():
+        return likeliest
     # Steps away from it: with many rows no other has a say, and it must be among them.
     low, high = LOG_TEMPERATURES
     steps = np.log(likeliest) + np.arange(low - high, high - low, 0.1)

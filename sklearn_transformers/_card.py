@@ -105,10 +105,10 @@ def _evaluation(estimator: Any) -> str:
     if report.get("n_before"):
         rows["in earlier calls, some perhaps the same"] = f"{report['n_before']:,}"
     if "accuracy" not in report:
-        return _table(rows) + (
-            "\n\nNo rows were held out to judge the model by"
-            f"{', as it is since the last call' if report.get('n_before') else ''}."
+        last = (
+            "The last call held out no rows" if report.get("n_before") else "No rows were held out"
         )
+        return _table(rows) + f"\n\n{last} to judge the model by."
     how = "held-out texts"
     if report["n_folds"]:
         how = f"texts, each answered without it in {report['n_folds']} folds"

@@ -18,7 +18,6 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from sklearn_transformers._architecture import architecture_of
 from sklearn_transformers._hub import ask_hub
 from sklearn_transformers._pooling import own_pooling
-from sklearn_transformers._process import undrawn
 from sklearn_transformers.exceptions import PretrainedModelError
 
 __all__ = [
@@ -149,14 +148,13 @@ def _read(source: str, key: Hashable, **where: Any) -> Checkpoint:
         config.attention_type = "original_full"
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
     # Weights that the files lack are drawn at random here and dropped again below.
-    with undrawn():
-        backbone, report = architecture.from_pretrained(
-            source, config=config, dtype=torch.float32, output_loading_info=True, **where
-        )
-    n_known = _check_vocabulary(tokenizer, backbone)
+    backbone, report = architecture.from_pretrained(
+        source, config=config, dtype=torch.float32, output_loading_info=True, **where
+    )
+    remarks: list[str] = []
+    n_known = _check_vocabulary(tokenizer, backbone, remarks)
     pad_id = _padding_id(tokenizer, config, n_known)
     width, masks_padding = _probe(tokenizer, backbone, pad_id)
-    remarks: list[str] = []
     pooling = own_pooling(source, tokenizer, config, remarks, **where)
     missing = set(report["missing_keys"])
     body = sorted(key for key in missing if not key.startswith("pooler."))
@@ -185,7 +183,7 @@ def neutral_id(tokenizer: Tokenizer) -> int:
     return next((int(i) for i in candidates if i is not None), 0)
 
 
-def _check_vocabulary(tokenizer: Tokenizer, backbone: PreTrainedModel) -> float:
+def _check_vocabulary(tokenizer: Tokenizer, backbone: PreTrainedModel, remarks: list[str]) -> float:
     """Compare the tokenizer with the backbone's embeddings; return how many ids these know."""
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ValueError("the tokenizer has no vocabulary, because its files are missing.")
@@ -199,10 +197,11 @@ def _check_vocabulary(tokenizer: Tokenizer, backbone: PreTrainedModel) -> float:
             "they do not belong together."
         )
     beyond = {token for token, i in tokenizer.get_added_vocab().items() if i >= n_known}
-    if beyond := beyond - set(tokenizer.all_special_tokens):  # one to pad with is in no text
-        raise ValueError(
-            f"the tokenizer has added tokens that the model has no embeddings for, such as "
-            f"{min(beyond)!r}. Use model.resize_token_embeddings(len(tokenizer)) and save it anew."
+    if beyond := beyond - {tokenizer.pad_token}:  # which is in no text
+        remarks.append(
+            f"The tokenizer has {len(beyond)} added tokens that the model has no embeddings for, "
+            f"such as {min(beyond)!r}: texts that hold one cannot be read. Call "
+            "model.resize_token_embeddings(len(tokenizer)) and save the model anew."
         )
     return n_known
 

@@ -41,15 +41,15 @@ class Rows:
         return np.array([number_of.setdefault(pair, len(number_of)) for pair in pairs])
 
     @cached_property
-    def digest(self) -> int:
+    def digest(self) -> str:
         """By which the same texts and codes are known again, in whatever order.
 
-        A sum, which a saved model may hold: digests of each text would tell what it has seen.
+        One for all, which a saved model may hold: a digest of each would tell what it has seen.
         """
         pairs = zip(self.codes.tolist(), self.texts, strict=True)
         rows = (f"{code} {text}".encode() for code, text in pairs)
-        digests = (hashlib.blake2b(row, digest_size=8).digest() for row in rows)
-        return sum(int.from_bytes(digest, "little") for digest in digests) % 2**64
+        digests = sorted(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
+        return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
 
     def distinct(self) -> "Rows":
         """The first of each row's copies: a row given twice is no more than a row of weight 2."""

@@ -11,7 +11,7 @@ from sklearn_transformers._batching import Padding
 from sklearn_transformers._calibration import mean_and_error
 from sklearn_transformers._data import Rows
 from sklearn_transformers._encoded import EncodedTexts
-from sklearn_transformers._tokenization import golden_ids
+from sklearn_transformers._script import is_spelled_out, spells_all_out
 from sklearn_transformers.exceptions import TextDataWarning
 
 __all__ = [
@@ -31,11 +31,6 @@ FEW_SPELLED = 0.3
 # Of tokens that are cut off: beyond this, who reads whole texts has read more than twice as much.
 MUCH_LOST = 0.5
 CUT = {"middle": "in their middle", "right": "at their end", "left": "at their start"}
-
-# Tokens for each letter from which on a text is spelled out, and where each character is a word or
-# a syllable, which Unicode has from there on. Who spells these words out does so by design.
-SPELLED, SPELLED_EAST_ASIAN, FIRST_EAST_ASIAN = 0.7, 1.2, "\u2e80"
-PLAIN_WORDS = "it was a good book"
 
 # Packages through which the user's call came.
 OURS = {"sklearn_transformers", "sklearn", "joblib"}
@@ -192,10 +187,10 @@ def _warn_of_vocabulary(
         return True
     # Other tokenizers spell a script out that they do not know, by letters or by bytes.
     n_special = tokenizer.num_special_tokens_to_add()
-    if len(golden_ids(tokenizer, [PLAIN_WORDS])[PLAIN_WORDS]) > n_special + len(PLAIN_WORDS) / 2:
+    if spells_all_out(tokenizer):
         return False
     n_pieces = full_lengths - n_special
-    spelled = [i for i, text in enumerate(texts) if _is_spelled_out(text, int(n_pieces[i]))]
+    spelled = [i for i, text in enumerate(texts) if is_spelled_out(text, int(n_pieces[i]))]
     if len(spelled) > FEW_SPELLED * len(texts):
         example = spelled[0]
         ratio = n_pieces[spelled].sum() / sum(len(texts[i]) for i in spelled)
@@ -231,15 +226,6 @@ def _warn_of_likeness(rows: Rows, encoded: EncodedTexts, whole: np.ndarray) -> N
             "differ in, or makes no difference of it. Where that is what decides, take another "
             "model or put words in its place; else correct the labels."
         )
-
-
-def _is_spelled_out(text: str, n_pieces: int) -> bool:
-    """Whether a text not in ASCII has about a token for each letter."""
-    characters = "".join(text.split())
-    if text.isascii() or n_pieces <= SPELLED * len(characters):
-        return False
-    n_alphabetic = sum(c.isalpha() and c < FIRST_EAST_ASIAN for c in characters)  # emoji are not
-    return 2 * n_alphabetic >= len(characters) or n_pieces > SPELLED_EAST_ASIAN * len(characters)
 
 
 def warn_of_useless_fit(

@@ -122,7 +122,8 @@ def fine_tune(
     if not one_epoch:
         weigh_scores = (sample_weight if valid is None else sample_weight_val) is not None
         looked_at = bool(callbacks) or estimator.schedule == "plateau"
-        hows = {"weigh_scores": weigh_scores, "proceed": proceed, "looked_at": looked_at}
+        hows: dict[str, Any] = {"weigh_scores": weigh_scores, "looked_at": looked_at}
+        hows |= {"proceed": proceed, "known": past["known"]}
         # Where training goes on with the same rows, the same of them are to be held out.
         split_rng = np.random.default_rng([past["split_seed"], 0]) if proceed else rng
         train, held = choose_rows(estimator, rows, valid, codec.classes, split_rng, **hows)

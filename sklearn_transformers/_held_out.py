@@ -171,10 +171,11 @@ class HeldOut:
         probabilities = ClassCodec.probabilities(logits, temperature)
         # Without those of the classes; of the largest, so that their sum stays finite.
         of_rows = np.bincount(self.rows.copies, self.rows.weights / self.rows.weights.max())
+        calibrated = temperature if self.calibrate else fit_temperature(logits, codes, weights)
         # One row more for each class: one that no training row has is unlikely, not impossible.
         mass = np.bincount(train.codes, train.weights, minlength=logits.shape[1]) + 1
         warn_of_useless_fit(
-            cross_entropies(logits, codes, fit_temperature(logits, codes, weights)),
+            cross_entropies(logits, codes, calibrated),
             -np.log(mass / mass.sum())[codes],
             weights,
             in_folds=bool(self.folds),
@@ -202,6 +203,7 @@ def choose_rows(
     *,
     weigh_scores: bool,
     proceed: bool,
+    known: list[str],
     looked_at: bool,
 ) -> tuple[Rows, HeldOut | None]:
     """Rows to train on and rows to judge by.
@@ -220,14 +222,15 @@ def choose_rows(
         Whether scorers get the weights of the rows.
     proceed : bool
         Whether training goes on from a model that may know the rows already.
+    known : list of str
+        Digests of rows that earlier fits trained on, all of them.
     looked_at : bool
         Whether callbacks, or a schedule, want to see the scores of the training itself.
     """
     train, folds = rows, []
     early_stopping, fraction = estimator.early_stopping, estimator.validation_fraction
     distinct = rows.distinct()
-    known = estimator._report.get("known") if proceed and valid is None else None
-    knows_all = rows.digest in known if known else False
+    knows_all = valid is None and bool(known) and rows.digest in known
     if valid is None and early_stopping == "auto":
         few = are_few(distinct.codes, len(classes)) and fraction > 0
         if few and not (proceed or looked_at or _may_ask_the_model(estimator.scoring)):
@@ -253,12 +256,14 @@ def first_report(
     rows: Rows, train: Rows, held: HeldOut | None, past: dict[str, Any], one_epoch: bool
 ) -> dict[str, Any]:
     """What is to be remembered of the rows, before anything is known of the answers."""
-    all_known = [] if one_epoch or len(train) < len(rows) else [rows.digest]
+    known = list(past["known"])
+    if not one_epoch and len(train) == len(rows) and rows.digest not in known:
+        known.append(rows.digest)
     return past | {
         "n_train": len(train),
         "n_held_out": 0 if held is None else len(held.rows),
         "n_folds": 0 if held is None else len(held.folds),
-        "known": past["known"] + all_known,
+        "known": known,
     }
 
 

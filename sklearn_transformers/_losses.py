@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sklearn_transformers._process import undrawn
+from sklearn_transformers._process import preserved_rng_state
 
 __all__ = ["Loss", "loss_of", "mean_loss"]
 
@@ -89,7 +89,7 @@ def loss_of(loss: Any, n_classes: int, label_smoothing: Any = 0.0) -> Loss:
     if isinstance(loss, type):
         raise ValueError(f"loss={loss!r} is a class. Pass an instance, made with reduction='none'.")
     probe = copy.deepcopy(loss).cpu() if isinstance(loss, nn.Module) else loss
-    with torch.inference_mode(False), torch.enable_grad(), undrawn():
+    with torch.inference_mode(False), torch.enable_grad(), preserved_rng_state():
         logits = torch.linspace(-1, 1, 2 * n_classes).reshape(2, n_classes).requires_grad_()
         found = probe(logits, torch.tensor([0, n_classes - 1]))
     shape = tuple(found.shape) if torch.is_tensor(found) else repr(found)

@@ -22,8 +22,8 @@ from sklearn_transformers._bag_of_words import BagOfWords
 from sklearn_transformers._device import present_device
 from sklearn_transformers._folder import FORMAT, check_name, damage_named
 from sklearn_transformers._model import TextClassifier
-from sklearn_transformers._pretrained import build_backbone, empty_backbone
-from sklearn_transformers._process import quiet, undrawn
+from sklearn_transformers._pretrained import build_backbone, empty_model
+from sklearn_transformers._process import preserved_rng_state, quiet
 from sklearn_transformers._tokenization import golden_ids
 from sklearn_transformers._tuned_part import merge_additions
 from sklearn_transformers._untrusted import harmless
@@ -206,10 +206,11 @@ def rebuild(
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             architecture = architecture_of(config)
-            _compare(empty_backbone(architecture, config), body)
+            _compare(empty_model(architecture, config), body)
             # Built around its weights: no random ones are drawn, and nothing is copied.
             backbone = build_backbone(architecture, config, body)
-        with undrawn() if callable(form["head"]) else nullcontext():  # it may draw numbers
+        may_draw = callable(form["head"])
+        with preserved_rng_state() if may_draw else nullcontext():
             model = TextClassifier(backbone, *(form[name] for name in FORM))
         if "prompt" in weights:
             model.set_prompt(weights["prompt"])
@@ -224,7 +225,7 @@ def rebuild(
 
 
 def check_readable(files: Mapping[str, bytes], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raise a ValueError where `rebuild` would refuse it: such files are not to be written."""
+    """Raise a ValueError where `rebuild` would refuse the configuration: better not write it."""
     harmless(files, sum(map(_is_body, tensors)))
 
 

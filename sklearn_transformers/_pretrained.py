@@ -21,10 +21,10 @@ from sklearn_transformers._checkpoint import (
     read_checkpoint,
 )
 from sklearn_transformers._hub import explain_time_out
-from sklearn_transformers._process import quiet
+from sklearn_transformers._process import preserved_rng_state, quiet
 from sklearn_transformers.exceptions import PretrainedModelError
 
-__all__ = ["Pretrained", "build_backbone", "empty_backbone", "hub_name", "load_pretrained"]
+__all__ = ["Pretrained", "build_backbone", "empty_model", "hub_name", "load_pretrained"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +73,12 @@ def load_pretrained(
     source = find_checkpoint(name)
     try:
         key = content_key(source)
-        with quiet(downloads=show_downloads):
+        with preserved_rng_state(), quiet(downloads=show_downloads):
             (checkpoint,) = CHECKPOINTS.get_many([source])
             if checkpoint is None or checkpoint.key != key:
                 checkpoint = read_checkpoint(source, key)
                 CHECKPOINTS.put_many({source: checkpoint})
+        with quiet():
             pretrained = _prepare(checkpoint, dropout)
     except MemoryError:
         raise
@@ -122,7 +123,7 @@ def build_backbone(
     )
 
 
-def empty_backbone(architecture: type[PreTrainedModel], config: Config) -> PreTrainedModel:
+def empty_model(architecture: type[PreTrainedModel], config: Config) -> PreTrainedModel:
     """The backbone without weights: names and shapes, which take no memory."""
     with torch.device("meta"):
         return architecture._from_config(

@@ -24,12 +24,12 @@ from sklearn_transformers._fork import in_every_fork
 __all__ = [
     "is_one_of_many",
     "is_worker",
+    "preserved_rng_state",
     "quiet",
     "random_states",
     "refuse_fork",
     "seeded",
     "set_random_states",
-    "undrawn",
     "worker_number",
 ]
 
@@ -78,7 +78,7 @@ def seeded(seed: int, device: str) -> Iterator[None]:
 
 
 @contextmanager
-def undrawn() -> Iterator[None]:
+def preserved_rng_state() -> Iterator[None]:
     """Put the CPU's generator back to where it was, once no fit of another thread uses it."""
     with _GENERATORS, torch.random.fork_rng([]):
         yield

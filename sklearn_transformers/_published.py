@@ -24,8 +24,8 @@ from sklearn_transformers._heads import ACTIVATIONS, DenseHead
 from sklearn_transformers._history import Clock
 from sklearn_transformers._mean_layer import add_mean_layer, has_room
 from sklearn_transformers._model import TextClassifier, head_dropout
-from sklearn_transformers._pretrained import Pretrained, empty_backbone, load_pretrained
-from sklearn_transformers._process import quiet, undrawn
+from sklearn_transformers._pretrained import Pretrained, empty_model, load_pretrained
+from sklearn_transformers._process import preserved_rng_state, quiet
 from sklearn_transformers._start import origins, start_parameters
 from sklearn_transformers._steady import SteadyLinear
 from sklearn_transformers._tokenization import golden_ids, resolve_max_length
@@ -81,7 +81,7 @@ def as_published(
     config.label2id = {label: code for code, label in enumerate(labels)}
     weights = {f"{kind.base_model_prefix}.{name}": tensor for name, tensor in body.items()}
     # The head is written below. Left out, it would be drawn at random, which is a fit's to do.
-    whole = empty_backbone(kind, config).state_dict()
+    whole = empty_model(kind, config).state_dict()
     weights |= {n: torch.zeros(w.shape) for n, w in whole.items() if n not in weights}
     with quiet():
         twin = kind.from_pretrained(None, config=config, state_dict=weights, dtype=torch.float32)
@@ -114,8 +114,7 @@ def adopt(estimator: Any, side: str | None) -> dict[str, Any]:
     """
     clock, name = Clock(), os.fspath(estimator.model)
     device, seed = resolve_device(estimator.device), draw_seed(estimator.random_state)
-    with undrawn():
-        pretrained = load_pretrained(name, dropout=estimator.dropout)
+    pretrained = load_pretrained(name, dropout=estimator.dropout)
     tokenizer = pretrained.tokenizer
     published = _read(name, pretrained)
     labels = [str(published.config.id2label[code]) for code in range(published.config.num_labels)]
@@ -171,7 +170,7 @@ def _read(name: str, pretrained: Pretrained) -> PreTrainedModel:
             f"model={name!r}: transformers has no sequence classifier of the kind "
             f"{pretrained.backbone.config.model_type!r}."
         )
-    with undrawn(), quiet():
+    with preserved_rng_state(), quiet():
         published, report = kind.from_pretrained(
             find_checkpoint(os.path.expanduser(name)),
             dtype=torch.float32,

@@ -13,10 +13,14 @@ NOT_READ = re.compile(
     r"auto_map|.*_file|num_labels|id2label|label2id"
     r"|.*attn_implementation.*|.*experts_implementation.*|quantization.*"
 )
-# Numbers in it that say how often something is built, and how large; others do no harm.
-COUNTS = re.compile(r".*(layers?|groups?|blocks?|group_num)")
-SIZES = re.compile(r".*(size|dim|d_model|positions?|embeddings|heads?|experts?)")
-LARGEST_SIZE = 2**31
+# Numbers that may say how often something is built, unless their name ends in what has a size.
+COUNTS = re.compile(
+    r"(?!.*_(size|dim|vocab|input)$)"
+    r".*(layer|group|block|expert|stack|hash_func|feedforward_networks|attention_types).*"
+)
+# Of others none needs to be larger, but for those that nothing is built by.
+LARGEST_NUMBER = 2**31
+OF_NO_MATTER = re.compile(r".*seed|.*max_length|num_parameters|total_.*")
 
 
 def harmless(files: Mapping[str, bytes], n_weights: int) -> dict[str, bytes]:
@@ -34,8 +38,8 @@ def harmless(files: Mapping[str, bytes], n_weights: int) -> dict[str, bytes]:
     }
     for name, number in _numbers(kept["config.json"]):
         # Layers of one kind may be one layer that is repeated, as in ALBERT.
-        limit = 64 + n_weights if COUNTS.fullmatch(name) else LARGEST_SIZE
-        if abs(number) > limit and (COUNTS.fullmatch(name) or SIZES.fullmatch(name)):
+        limit = 64 + n_weights if COUNTS.fullmatch(name) else LARGEST_NUMBER
+        if abs(number) > limit and not OF_NO_MATTER.fullmatch(name):
             raise ValueError(f"config.json has {name}={number}, but the weights are not as many")
     return {**files, **{name: json.dumps(content).encode() for name, content in kept.items()}}
 

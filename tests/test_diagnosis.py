@@ -8,10 +8,11 @@ import torch
 from conftest import SIZES, toy_texts
 from transformers import BertConfig, BertModel, ByT5Tokenizer
 
-from sklearn_transformers import TextDataWarning, TransformerTextClassifier, _diagnosis
+from sklearn_transformers import TextDataWarning, TransformerTextClassifier
 from sklearn_transformers._checkpoint import BUNDLED_NAME
 from sklearn_transformers._diagnosis import report_truncation, warn_of_useless_fit
 from sklearn_transformers._pretrained import load_pretrained
+from sklearn_transformers._script import is_spelled_out
 
 
 def faults(clf, X, y, **arguments):
@@ -261,7 +262,7 @@ def test_warnings__code_without_a_module__are_given_all_the_same(make, binary):
 def test_spelled_out__bundled_tokenizer__tells_scripts_from_accents(text, spelled):
     tokenizer = load_pretrained(BUNDLED_NAME).tokenizer
     n_pieces = len(tokenizer.tokenize(text))
-    assert _diagnosis._is_spelled_out(text, n_pieces) == spelled
+    assert is_spelled_out(text, n_pieces) == spelled
 
 
 def test_unknown_script__tokenizer_that_reads_bytes_by_design__is_none(make, checkpoints, tmp_path):

@@ -144,11 +144,12 @@ def test_load_pretrained__pad_token_beyond_the_embeddings__is_not_used(folder):
     assert pretrained.pad_id < pretrained.backbone.config.vocab_size
 
 
-def test_load_pretrained__added_token_without_embedding__is_refused_by_name(folder):
+@pytest.mark.parametrize("special", [False, True])
+def test_load_pretrained__added_token_without_embedding__is_warned_of(folder, special):
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_tokens(["zork"])
+    tokenizer.add_tokens(["zork"], special_tokens=special)
     tokenizer.save_pretrained(folder)
-    with pytest.raises(PretrainedModelError, match=r"no embeddings for, such as 'zork'\. Use"):
+    with pytest.warns(UserWarning, match="1 added tokens .* no embeddings for, such as 'zork'"):
         load_pretrained(folder)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.utils import logging as hf_logging
 
-from sklearn_transformers._process import quiet, seeded, undrawn
+from sklearn_transformers._process import preserved_rng_state, quiet, seeded
 
 
 def test_seeded__block__is_reproducible_and_restores():
@@ -43,7 +43,7 @@ def test_seeded__two_threads__take_turns_and_restore():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_undrawn__fit_in_another_thread__is_waited_for():
+def test_preserved_rng_state__fit_in_another_thread__is_waited_for():
     inside, over, done = threading.Event(), threading.Event(), threading.Event()
 
     def fit():
@@ -52,7 +52,7 @@ def test_undrawn__fit_in_another_thread__is_waited_for():
             over.wait()
 
     def draw():
-        with undrawn():
+        with preserved_rng_state():
             torch.rand(3)
         done.set()
 

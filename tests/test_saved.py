@@ -23,6 +23,7 @@ from sklearn_transformers import SavedModelError, TransformerTextClassifier
 from sklearn_transformers._folder import MANIFEST
 from sklearn_transformers._persistence import files_of
 from sklearn_transformers._saved import PLAIN
+from sklearn_transformers._untrusted import harmless
 
 TEXTS = ["the film was great", "bad " * 30, "", "quite 漢字"]
 
@@ -235,6 +236,7 @@ def test_store_dtype__set_after_fit_to_none_that_exists__writes_nothing(fitted, 
 
 
 HARMLESS = {"tokenizer_model_max_length": 10**30, "seed": 2**32, "classifier_layer_size": 768}
+HARMLESS |= {"num_parameters": 6738415616, "vocab_size_per_layer_input": 262144}
 
 
 def test_persistence__numbers_that_nothing_is_built_by__do_no_harm(
@@ -247,6 +249,29 @@ def test_persistence__numbers_that_nothing_is_built_by__do_no_harm(
     clf.save(tmp_path / "saved")
     assert_equal(TransformerTextClassifier.load(tmp_path / "saved"), clf)
     assert_equal(pickle.loads(pickle.dumps(clf)), clf)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("num_hidden_layers", 10**6),
+        ("num_layers_per_stack", 10**6),
+        ("encoder_hash_byte_group_nb_functions", 10**6),
+        ("inner_group_num", 10**6),
+        ("num_experts", 10**6),
+        ("num_hash_functions", 10**6),
+        ("num_feedforward_networks", 10**6),
+        ("block_sizes", [4, 10**6]),
+        ("attention_types", [[["global"], 10**6]]),
+        ("attention_window", [10**12]),
+        ("hidden_size_per_layer_input", 10**12),
+        ("max_position_embeddings", 10**12),
+    ],
+)
+def test_harmless__numbers_that_would_keep_it_busy__are_refused(name, number):
+    files = {"config.json": json.dumps({"text_config": {name: number}}).encode()}
+    with pytest.raises(ValueError, match=f"{name}=1000"):
+        harmless(files, 20)
 
 
 def test_persistence__what_would_not_be_read__is_not_written(fitted, tmp_path):
@@ -555,7 +580,7 @@ def test_model_card__training_went_on__tells_of_earlier_calls(make, binary, tmp_
     card, rows = rows_of_card(tmp_path / "saved")
     assert rows["texts trained on"] == "6"
     assert rows["in earlier calls, some perhaps the same"] == str(n_train + 4)
-    assert "to judge the model by, as it is since the last call." in card
+    assert "The last call held out no rows to judge the model by." in card
 
 
 @pytest.mark.parametrize("calibrate", [True, False])
