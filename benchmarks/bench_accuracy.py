@@ -69,6 +69,7 @@ ABLATIONS = {
     "no bag of words": {"bag_of_words": False},
 }
 METHODS = ("tfidf", "frozen", "ordinary", "trainer", "setfit", "ours")
+NEIGHBOUR = {"tfidf": "frozen", "frozen": "tfidf", "trainer": "ordinary", "ordinary": "trainer"}
 SIZES = ("8/class", "64/class", "600", "2000", "all")
 MOST_ROWS = 10_000
 MAX_LENGTH = 512
@@ -526,21 +527,22 @@ def plot(cells, path):
         1, len(sizes), figsize=(3.4 * len(sizes), 3.4), sharey=True, squeeze=False
     )
     for axis, size in zip(axes[0], sizes, strict=True):
-        for number, method in enumerate(METHODS):
-            pairs = shared(cells, method, "ours", size)
-            if not pairs:
-                continue
+        found = {method: shared(cells, method, "ours", size) for method in METHODS}
+        found = {method: pairs for method, pairs in found.items() if pairs}
+        points = {method: -np.mean(leads(pairs)) for method, pairs in found.items()}
+        for method, pairs in found.items():
             own_seconds, ours_seconds = cpu_seconds(pairs)
             times = own_seconds / ours_seconds
-            points = -np.mean(leads(pairs))
-            axis.scatter(times, points, s=45, color=f"C{number}")
-            label = f"{method} ({len(pairs)})"
+            place = times, points[method]
+            axis.scatter(*place, s=45, color=f"C{METHODS.index(method)}")
             # The two baselines may be close to each other, and so may the other two.
-            height = {"tfidf": 2, "frozen": -9, "trainer": 2, "ordinary": -9}.get(method, -3)
-            place, side = ((-6, height), "right") if times < 0.3 else ((6, height), "left")
+            beside = points.get(NEIGHBOUR.get(method))
+            height = -3 if beside is None else 2 if points[method] > beside else -9
+            shift, side = ((-6, height), "right") if times < 0.3 else ((6, height), "left")
             if method == "ours":
-                place, side = (0, 7), "center"
-            axis.annotate(label, (times, points), place, textcoords="offset points", ha=side)
+                shift, side = (0, 7), "center"
+            label = f"{method} ({len(pairs)})"
+            axis.annotate(label, place, shift, textcoords="offset points", ha=side)
         axis.set(title=size, xscale="log", xlabel="CPU seconds of fit / ours", xlim=(1e-4, 1e3))
         axis.margins(y=0.15)
         axis.grid(alpha=0.3)
