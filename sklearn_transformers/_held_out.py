@@ -1,6 +1,6 @@
 """Rows that are held out to judge epochs by: given ones, a part, or in folds each row once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -203,8 +203,8 @@ def choose_rows(
     *,
     weigh_scores: bool,
     proceed: bool,
-    known: list[str],
     looked_at: bool,
+    known: Sequence[str] = (),
 ) -> tuple[Rows, HeldOut | None]:
     """Rows to train on and rows to judge by.
 
@@ -222,10 +222,10 @@ def choose_rows(
         Whether scorers get the weights of the rows.
     proceed : bool
         Whether training goes on from a model that may know the rows already.
-    known : list of str
-        Digests of rows that earlier fits trained on, all of them.
     looked_at : bool
         Whether callbacks, or a schedule, want to see the scores of the training itself.
+    known : sequence of str, default=()
+        Digests of rows that earlier fits trained on, all of them.
     """
     train, folds = rows, []
     early_stopping, fraction = estimator.early_stopping, estimator.validation_fraction
