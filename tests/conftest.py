@@ -25,8 +25,8 @@ from sklearn_transformers import TransformerTextClassifier, clear_cache
 from sklearn_transformers._cache import CHECKPOINTS, TOKENS, VECTORS
 from sklearn_transformers._encoded import EncodedTexts
 
-# Before MKL is asked for anything: on Intel's processors its sums depend on the number of threads unless
-# it is told otherwise, and some tests compare bits. docs/in_scikit_learn.md says so to users.
+# Before MKL is asked for anything: on Intel's processors its sums depend on the number of threads
+# unless it is told otherwise, and some tests compare bits. docs/in_scikit_learn.md tells users.
 CPU = Path("/proc/cpuinfo")
 if CPU.exists() and "GenuineIntel" in CPU.read_text(encoding="utf-8"):
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
