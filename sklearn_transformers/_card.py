@@ -102,13 +102,12 @@ def _evaluation(estimator: Any) -> str:
     if _is_untrained(estimator):
         return "The model was taken over as it was published; nothing was measured."
     rows = {"": "", "texts trained on": f"{report['n_train']:,}"}
+    none = "No rows were held out"
     if report.get("n_before"):
         rows["in earlier calls, some perhaps the same"] = f"{report['n_before']:,}"
+        none = "The last call held out no rows"
     if "accuracy" not in report:
-        last = (
-            "The last call held out no rows" if report.get("n_before") else "No rows were held out"
-        )
-        return _table(rows) + f"\n\n{last} to judge the model by."
+        return _table(rows) + f"\n\n{none} to judge the model by."
     how = "held-out texts"
     if report["n_folds"]:
         how = f"texts, each answered without it in {report['n_folds']} folds"

@@ -186,10 +186,9 @@ def _warn_of_vocabulary(
         )
         return True
     # Other tokenizers spell a script out that they do not know, by letters or by bytes.
-    n_special = tokenizer.num_special_tokens_to_add()
     if spells_all_out(tokenizer):
         return False
-    n_pieces = full_lengths - n_special
+    n_pieces = full_lengths - tokenizer.num_special_tokens_to_add()
     spelled = [i for i, text in enumerate(texts) if is_spelled_out(text, int(n_pieces[i]))]
     if len(spelled) > FEW_SPELLED * len(texts):
         example = spelled[0]

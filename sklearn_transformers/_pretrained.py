@@ -124,7 +124,7 @@ def build_backbone(
 
 
 def empty_model(architecture: type[PreTrainedModel], config: Config) -> PreTrainedModel:
-    """The backbone without weights: names and shapes, which take no memory."""
+    """A model without weights: names and shapes, which take no memory."""
     with torch.device("meta"):
         return architecture._from_config(
             copy.deepcopy(config), dtype=torch.float32, **_no_pooler(architecture)

@@ -27,8 +27,9 @@ from sklearn_transformers._encoded import EncodedTexts
 
 # Before MKL is asked for anything: on Intel's processors its sums depend on the number of threads
 # unless it is told otherwise, and some tests compare bits. docs/in_scikit_learn.md tells users.
-CPU = Path("/proc/cpuinfo")
-if CPU.exists() and "GenuineIntel" in CPU.read_text(encoding="utf-8"):
+CPU_FILE = Path("/proc/cpuinfo")
+CPU = CPU_FILE.read_text(encoding="utf-8") if CPU_FILE.exists() else ""
+if "GenuineIntel" in CPU:
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 GOOD = ["good", "great", "fine", "lovely", "superb", "happy", "bright", "sweet"]

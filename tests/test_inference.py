@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHITECTURES, encoded_texts, toy_texts
+from conftest import ARCHITECTURES, CPU, encoded_texts, toy_texts
 from sklearn.metrics import log_loss
 
 from sklearn_transformers import TransformerTextClassifier, _batching, _inference
@@ -191,8 +191,8 @@ def test_predict_precision__real_texts__labels_and_probabilities_stay(topics):
     exact = clf.fit(X[:300], y[:300]).predict_proba(X[300:1300])
     rounded = clf.set_params(predict_precision="bfloat16").predict_proba(X[300:1300])
     assert 0 < abs(rounded - exact).max() < 0.01
-    # 1,000 of them on an AMD EPYC; 997 on an Intel Xeon, whose AMX units add up in another order.
     changed = rounded.argmax(axis=1) != exact.argmax(axis=1)
-    assert changed.mean() <= 0.005
+    # None of 1,000 on an AMD EPYC; 3 on an Intel Xeon, whose AMX units add up in another order.
+    assert changed.mean() <= (0.005 if "amx_bf16" in CPU else 0.001)
     best, second = np.sort(exact[changed])[:, :-3:-1].T
     assert (best - second < 0.01).all()
