@@ -126,8 +126,8 @@ def share_fingerprint(tokenizer: Any, copied: Any) -> None:
 def clear_cache() -> None:
     """Forget the pretrained weights, the tokens and the vectors that this process has kept.
 
-    Frees their memory and makes the next `fit` read the model anew. Changed files in a folder
-    are noticed without it; a name on the Hub means the same model until this is called.
+    Frees their memory and makes the next `fit` read the model anew. Changed files in a folder are
+    noticed without it; a name on the Hub means the same model until it leaves the cache.
 
     See Also
     --------
@@ -164,9 +164,10 @@ def set_cache_size(
         a million texts of 15 tokens or 200,000 of 256. The texts are kept as token ids only,
         from which most of a text can be read back. 0 keeps none, None leaves the bound as it is.
     vectors : int, default=None
-        Bytes for what pretrained models made of texts before any training: heads start from
-        these vectors, and ``tuning="head"`` needs nothing else. 256 MiB at the start, enough for
-        170,000 texts and the default model. 0 keeps none, None leaves the bound as it is.
+        Bytes for what pretrained models made of texts before any training: heads start from these
+        vectors, and ``tuning="head"`` needs nothing else, in `predict` too. 256 MiB at the start,
+        enough for 170,000 texts and the default model. 0 keeps none, None leaves the bound as it
+        is.
 
     Raises
     ------

@@ -5,6 +5,7 @@ constructing, cloning and printing an estimator stay as light as scikit-learn it
 """
 
 import copy
+import inspect
 import os
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -66,17 +67,18 @@ class TransformerTextClassifier(
         the end [15]_. "right" keeps the start only, as most other tools do, "left" the end.
         Training that goes on takes what is set then.
     pooling : {"auto", "cls", "mean", "max", "last"}, default="auto"
-        How the hidden states of a text's tokens become one vector: the first token's, their
-        mean, their maximum, or the last token's. "auto" takes what the checkpoint was trained
-        for: its own setting for sentence-transformers checkpoints, "last" for decoders, "cls"
-        for other encoders.
+        How the hidden states of a text's tokens become one vector: the first token's, their mean,
+        their maximum, or the last token's. "auto" takes what the checkpoint was trained for: its
+        own setting for sentence-transformers checkpoints, "last" for decoders, "cls" for other
+        encoders, and "mean" for those without such a token, as T5.
     dropout : float in [0, 1), default=None
         Dropout in the backbone and in front of a head that is trained. None keeps what the
         checkpoint states.
     tuning : {"auto", "full", "contrastive", "lora", "bias", "prompt", "head"}, default="auto"
         What is trained, and by what.
 
-        - "full": all weights of backbone and head.
+        - "full": all weights of backbone and head; of the embeddings, those of tokens that the
+          training texts have.
         - "contrastive": the backbone by pairs of texts, whose vectors are drawn together where
           they share a class and apart where they do not; the head is a logistic regression on
           these vectors [7]_.
@@ -88,9 +90,9 @@ class TransformerTextClassifier(
         - "head": the head alone. The texts go through the backbone once, and in a search once a
           fold: candidates that differ in the head's training cost next to nothing. Only
           ``head="attention"`` needs the tokens' hidden states anew in each epoch.
-        - "auto": "contrastive" where rows are few: below 300, of at most 10 classes, with at
-          least 8 rows a class on the mean, the largest class left aside; else "full". It is "full"
-          too where training goes on from an earlier model, `head`, `head_init`,
+        - "auto": "contrastive" where rows are few: below 300, of at most 10 classes, with at least
+          8 rows a class on the mean, the largest class left aside; else "full". It is "full" too in
+          `partial_fit` and where training goes on from an earlier model, `head`, `head_init`,
           `head_learning_rate`, `loss` or `label_smoothing` asks for a head that is trained,
           `batch_size` is below 8, `schedule` is "plateau", or `callbacks` want to see the usual
           training. In a search, where these or the number of rows differ, choose one.
@@ -130,9 +132,10 @@ class TransformerTextClassifier(
     optimizer_params : dict, default=None
         Further arguments of the optimiser, such as ``{"betas": (0.9, 0.98)}``.
     schedule : {"linear", "cosine", "constant", "plateau"}, default="linear"
-        How the learning rate goes on after `warmup`: falls to zero at `max_epochs`, in a line or
-        as half a cosine; stays; or is halved after each epoch that does not improve the score of
-        the held-out rows (and stays where nothing is held out, as in `partial_fit`).
+        How the learning rate goes on after `warmup`: falls to zero at `max_epochs`, in a line or as
+        half a cosine; stays; or is halved after each epoch that does not improve the score of the
+        held-out rows (and stays where nothing is held out, as in `partial_fit`, or in going on with
+        few rows).
     learning_rate : float or "auto", default="auto"
         Peak learning rate of the backbone. "auto" is 7.5e-5 for a model of width 384 and
         falls with the square of the width (2e-5 for BERT-base [2]_), at most 5e-4; times 20
@@ -166,29 +169,31 @@ class TransformerTextClassifier(
         Let torch compile the backbone for training. Takes a minute first, and a compiler that
         torch can use; worth a try for long trainings on a GPU. On a CPU it brought nothing.
     max_epochs : int or "auto", default="auto"
-        Most passes over the training texts. "auto" is as many as show the model 3,000 texts: 10
-        up to 300 training rows, 5 for 600, 3 from 1,000 on; and up to 20 below 96 rows, for 120
-        steps. With contrastive tuning, half as many as each text has texts of other classes, at
-        most 20, 3,000 texts or 500,000 tokens; of long texts at least 3 epochs all the same.
+        Most passes over the training texts. "auto" is as many as show the model 3,000 texts: 10 up
+        to 300 training rows, 5 for 600, 3 from 1,000 on; and up to 20 below 89 rows, for 120 steps.
+        With contrastive tuning, half as many as each text has texts of other classes, at most 20,
+        3,000 texts or 500,000 tokens; of long texts 3 epochs all the same, where the other limits
+        allow as many.
     early_stopping : bool or "auto", default="auto"
-        Score held-out rows before the first and after each epoch, stop when the score stalls,
-        and go back to the weights that scored best; with ``scoring="loss"``, a training that ran
-        to its end is given up for an earlier epoch only if that is better by more than one
-        standard error [5]_. If False, all rows train for `max_epochs`; rows passed as `X_val`
-        are then scored and calibrated on only. "auto" is True, but where rows are few (below
-        300, or 20 per class up to 3,000; of uneven classes it is the rows beside the largest that
-        count: 60 of 600 are as few as 120 even ones) a cross-validation of two folds finds out
-        first whether training helps at all, and the temperature; then all rows train for
-        `max_epochs`. With `callbacks` or a scorer of your own, which want to see one training, a
-        part is held out all the same; going on from an earlier fit with fewer than 300 rows,
-        nothing is.
+        Score held-out rows before the first and after each epoch, stop when the score stalls, and
+        go back to the weights that scored best; with ``scoring="loss"``, a training that ran to its
+        end is given up for an earlier epoch only if that is better by more than one standard error
+        [5]_. If False, all rows train for `max_epochs`; rows passed as `X_val` are then scored and
+        calibrated on only. "auto" is True, but where rows are few (below 300, or 20 per class up to
+        3,000; of uneven classes it is the rows beside the largest that count: 60 of 600 are as few
+        as 120 even ones) a cross-validation of two folds finds out first whether training helps at
+        all, and the temperature; then all rows train for `max_epochs`, or not at all where it does
+        not help. With `callbacks`, a scorer of your own or ``schedule="plateau"``, which want to
+        see one training, a part is held out all the same; going on from an earlier fit with fewer
+        than 300 rows, nothing is.
     validation_fraction : float in [0, 1), default=0.1
-        Share of the rows to hold out for early stopping: shuffled, stratified, at least one
-        row; a class with a single row stays in training. Copies of a row, equal in text and
-        label, stay together and count as one. Unused when `X_val` is passed.
+        Share of the rows to hold out for early stopping: shuffled, stratified, at least one row; a
+        class with a single row stays in training. Copies of a row, equal in text and label, stay
+        together and count as one. With 0 there is no early stopping and no cross-validation. Unused
+        when `X_val` is passed.
     n_iter_no_change : int, default=10
-        Epochs in a row without improvement after which training stops. After a
-        cross-validation of few rows all epochs run.
+        Epochs in a row without improvement after which training stops. After a cross-validation of
+        few rows all epochs run, or none.
     tol : float, default=0.0
         Improvements of at most `tol` do not postpone stopping; the weights kept are still
         those of the best score.
@@ -212,7 +217,7 @@ class TransformerTextClassifier(
         `sample_weight_val`, if there are any.
     class_weight : dict, "balanced" or None, default=None
         Weight of each class in the loss, as in ``LogisticRegression``; multiplied with
-        `sample_weight`.
+        `sample_weight`. `partial_fit`, which never sees all rows, takes no "balanced".
     device : str or torch.device, default="auto"
         Where to train and predict. "auto" takes CUDA, then MPS, then the CPU.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
@@ -221,10 +226,11 @@ class TransformerTextClassifier(
         "auto" takes bfloat16 on GPUs and CPUs that have instructions for it, float16 on other
         CUDA GPUs, float32 elsewhere.
     predict_precision : {"auto", "float32", "bfloat16", "float16"}, default="float32"
-        Number format of the forward pass in predictions, those for held-out rows included; may
-        be changed after `fit`. Below float32 predictions are quicker on hardware that has
-        instructions for it ("auto" looks), and probabilities differ in the third digit, also with
-        the texts that happen to be answered together.
+        Number format of the forward pass in predictions, those for held-out rows included (a
+        cross-validation answers in `precision`); may be changed after `fit`. Below float32
+        predictions are quicker on hardware that has instructions for it ("auto" looks), and
+        probabilities differ in the third digit, also with the texts that happen to be answered
+        together.
     store_dtype : {"float32", "float16", "bfloat16"}, default="float32"
         Number format of the weights in pickles and saved folders; may be changed after `fit`.
         Below float32 they take half the room, and what is loaded differs a little from what was
@@ -242,12 +248,12 @@ class TransformerTextClassifier(
         search, a cross-validation or an ensemble make theirs in this one. `callbacks`, whose state
         cannot be kept, are refused; `partial_fit` takes no snapshots.
     warm_start : bool, default=False
-        Let `fit` go on from the model of the previous call, with a new schedule, instead of
-        from the pretrained one. The classes, `model`, `pooling`, `dropout` and `head` must be
-        the same; `tuning` may change. Where rows, their order, `validation_fraction` and which
-        weights are 0 are those of the first fit, the same rows are held out; where an earlier
-        fit trained on all of them, "auto" holds out none. Other rows that the model knows are
-        not noticed, and judge too kindly: pass `X_val` and `y_val` then.
+        Let `fit` go on from the model of the previous call, with a new schedule, instead of from
+        the pretrained one. The classes, `model`, `pooling`, `dropout` and `head` must be the same,
+        and `n_prompt_tokens` once there is a prompt; `tuning` may change. Where rows, their order,
+        `validation_fraction` and which weights are 0 are those of the first fit, the same rows are
+        held out; where an earlier fit trained on all of them, "auto" holds out none. Other rows
+        that the model knows are not noticed, and judge too kindly: pass `X_val` and `y_val` then.
     random_state : int, RandomState instance or None, default=None
         Decides the head's first weights, the held-out rows, the order of the batches and
         dropout. The same int gives bit-identical results on the same machine's CPU. None takes a
@@ -310,18 +316,18 @@ class TransformerTextClassifier(
         Validation score of the model as it is, its bag of words included; minus the validation loss
         with ``scoring="loss"``. None without validation rows.
     history_ : list of dict
-        One dict per epoch, ``history_[i]`` for epoch i: `epoch`, `train_loss`, `learning_rate` (the
-        backbone's at the end of the epoch; the head's with ``tuning="head"``), `seconds` and, of
-        these, `train_seconds`; `examples_per_second` and `tokens_per_second` (of training, without
+        One dict per epoch, ``history_[i]`` for epoch i: `epoch`, `train_loss`, `learning_rate` (at
+        the end of the epoch, of the lowest layer that is trained), `seconds` and, of these,
+        `train_seconds`; `examples_per_second` and `tokens_per_second` (of training, without
         padding); with validation rows also `valid_loss` (calibrated), `valid_score`, `temperature`
         and `valid_seconds`. `train_loss` is what training minimised, so it counts
         `label_smoothing`, which `valid_loss` does not; with contrastive tuning it is the loss of
         the pairs, and `head_seconds` are those of the head's fit. Epoch 0 is the start, with
         `load_seconds`, `tokenise_seconds`, `bag_of_words_seconds`, `n_folds` and
         `cross_fit_seconds` (if there was a cross-validation: then the first and the last row have
-        its scores, the others none) and, for a head from a logistic regression, `head_seconds`,
-        its `penalty` and, but for contrastive tuning, its `train_loss`. Scores and temperatures
-        are those of the Transformer alone.
+        its scores, the others none) and, for a head from a logistic regression, `head_seconds`, its
+        `penalty` and, but for contrastive tuning and a loss of your own, its `train_loss`. Scores
+        and temperatures are those of the Transformer alone.
 
     See Also
     --------
@@ -778,8 +784,7 @@ class TransformerTextClassifier(
         """
         from sklearn_transformers._targets import ClassCodec
 
-        scores = ClassCodec.scores(self._logits(X), self.temperature_)
-        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+        return ClassCodec.decisions(self._logits(X), self.temperature_)
 
     def transform(self, X: Any) -> np.ndarray:
         """Turn texts into the vectors that the fine-tuned head sees.
@@ -803,11 +808,11 @@ class TransformerTextClassifier(
         card. The folder appears whole or not at all; one that was saved before is replaced, unless
         it has got other files.
 
-        With a linear head, no bag of words (`bag_of_words_weight_` is 0) and, for BERT and its
-        kin, any of the poolings "cls" and "mean", it is also a checkpoint that
+        With a linear head, no bag of words (`bag_of_words_weight_` is 0), no prompt and, for BERT
+        and its kin, the pooling "cls" or (not in float16) "mean", it is also a checkpoint that
         ``transformers.AutoModelForSequenceClassification`` and the pipeline "text-classification"
-        read, with the same logits (after division by `temperature_`) and label names. They
-        cannot leave out the middle of a long text: then they cut its end.
+        read, with the same logits (after division by `temperature_`) and label names. They cannot
+        leave out the middle of a long text: then they cut its end.
 
         Parameters
         ----------
@@ -889,8 +894,9 @@ class TransformerTextClassifier(
         Returns
         -------
         classifier : TransformerTextClassifier
-            Fitted: `classes_` are the checkpoint's label names, sorted. `history_` has the
-            loading only; attributes that tell of a training are None or 0.
+            Fitted: `classes_` are the checkpoint's label names, sorted. `history_` has the loading
+            only; attributes that tell of a training are None, 0, False or empty, but `tuning_` is
+            "full", `precision_` "float32" and `temperature_` 1.
 
         Raises
         ------
@@ -1028,7 +1034,9 @@ class TransformerTextClassifier(
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Parameters that are younger than the pickle have their defaults, or what was done before.
-        younger = type(self)().get_params(deep=False) | {"truncation_side": "right"}
+        parameters = inspect.signature(type(self).__init__).parameters.values()
+        younger = {p.name: p.default for p in parameters if p.default is not p.empty}
+        younger["truncation_side"] = "right"
         state = younger | state
         if "model_" in state:
             state = {"bag_of_words_weight_": 0.0} | state

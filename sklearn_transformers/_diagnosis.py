@@ -101,7 +101,8 @@ def _warn_of_absent_classes(codes: np.ndarray, classes: np.ndarray) -> None:
     if absent:
         _warn(
             f"{_share(len(absent), len(classes))} classes have no row of a weight above zero, so "
-            f"nothing can be learned of them: {_list(absent)}. Look at sample_weight, or drop them."
+            f"nothing can be learned of them: {_list(absent)}. Look at sample_weight, by which a "
+            "BaggingClassifier draws rows, or drop them."
         )
 
 

@@ -88,9 +88,15 @@ class Judge:
                 warnings.simplefilter("ignore")
                 self.score(np.zeros((len(self.texts), len(classes)), np.float32), 0.0, 1.0)
         except (TypeError, ValueError) as error:
+            absent = np.setdiff1d(classes, self.labels).tolist()
+            remedy = (
+                f" No validation row has the labels {absent}: pass X_val and y_val with rows of "
+                "every class, raise validation_fraction, or take scoring='loss'."
+            )
             raise ValueError(
                 f"scoring={self.scoring!r} cannot score the {len(self.texts)} validation rows, "
                 f"whose labels are {np.unique(self.labels).tolist()}: {error}"
+                f"{remedy if absent else ''}"
             ) from error
 
 

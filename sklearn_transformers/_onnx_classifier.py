@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from tempfile import TemporaryDirectory
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -13,6 +13,7 @@ from sklearn_transformers._batching import Budget, Padding, pad, sorted_batches
 from sklearn_transformers._compat import import_optional
 from sklearn_transformers._encoded import EncodedTexts
 from sklearn_transformers._folder import damage_named, read_folder
+from sklearn_transformers._onnx_session import INPUTS, check_signature, new_session
 from sklearn_transformers._onnx_tokens import CoreTokenizer, id_lists
 from sklearn_transformers._probes import check_probes
 from sklearn_transformers._targets import ClassCodec, check_finite
@@ -29,16 +30,14 @@ CHUNK = 2**16
 
 _LEFT_BEHIND: list["InferenceSession"] = []
 
-INPUTS = {"input_ids": "tensor(int64)", "attention_mask": "tensor(int64)"}
-
 
 class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
     """Text classifier for serving: exported from a fitted one, and answering without torch.
 
-    `TransformerTextClassifier.export_onnx` writes the folder that `load` reads. Predictions run
-    on the CPU in onnxruntime; neither torch nor transformers is loaded. The classifier cannot be
-    trained. It may be used by several threads at once, pickled with all that it needs, and used
-    in forked processes.
+    `TransformerTextClassifier.export_onnx` writes the folder that `load` reads; the constructor
+    reads nothing. Predictions run on the CPU in onnxruntime; neither torch nor transformers is
+    loaded. The classifier cannot be trained and has no `transform`. It may be used by several
+    threads at once, pickled with all that it needs, and used in forked processes.
 
     Parameters
     ----------
@@ -99,6 +98,8 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
             When there is no such folder, or anything is wrong with it.
         ImportError
             When onnxruntime or tokenizers is not installed.
+        ValueError
+            When `n_threads` is no number of threads.
 
         Warns
         -----
@@ -106,7 +107,7 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
             When the installed version of tokenizers splits texts otherwise than the one with
             which the model was exported.
         """
-        if n_threads is not None and (not isinstance(n_threads, int) or n_threads < 1):
+        if n_threads is not None and (not isinstance(n_threads, Integral) or n_threads < 1):
             raise ValueError(
                 f"n_threads must be an int in the range [1, inf) or None. Got {n_threads!r}."
             )
@@ -159,6 +160,13 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         -------
         labels : ndarray of shape (n_samples,)
             The most probable class of each text.
+
+        Raises
+        ------
+        InvalidTextError
+            When `X` holds anything but texts.
+        FloatingPointError
+            When an answer is infinite or not a number.
         """
         logits = self._answers(X)
         return np.asarray(self.classes_[logits.argmax(axis=1)])
@@ -193,6 +201,22 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         """
         return ClassCodec.log_probabilities(self._answers(X), self._temperature)
 
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Compute the confidence in each class.
+
+        Parameters
+        ----------
+        X : sequence of str, or array-like of shape (n_samples,) or (n_samples, 1)
+            One text per sample.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,) or (n_samples, n_classes), float64
+            For two classes the log-odds of ``classes_[1]``, positive where it is predicted;
+            otherwise the logits, unnormalised; both after division by the temperature.
+        """
+        return ClassCodec.decisions(self._answers(X), self._temperature)
+
     def _answers(self, X: Any) -> np.ndarray:
         """Logits of shape (n_samples, n_classes), float32."""
         check_is_fitted(self, msg="Get one that is ready from %(name)s.load(path).")
@@ -208,8 +232,8 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         self._padding = Padding(**record["padding"])
         core, settings = files["tokenizer.json"].decode(), record["tokenizer"]
         self._tokenizer = CoreTokenizer(core, self._padding.cut, **settings)
-        self._session, self._made_for = self._new_session(), (os.getpid(), self.n_threads)
-        _check_signature(self._session, len(self.classes_))
+        self._renew_session()
+        check_signature(self._session, len(self.classes_))
         if not (np.isfinite(self._temperature) and self._temperature > 0):
             raise ValueError(f"temperature {self._temperature}")
         golden = record["golden_ids"]
@@ -222,17 +246,9 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
                 stacklevel=3,
             )
 
-    def _new_session(self) -> "InferenceSession":
-        ort = import_optional("onnxruntime", "OnnxTextClassifier", "onnx")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.n_threads or 0
-        options.log_severity_level = 4  # what goes wrong is raised
-        content = self._content[1]["model.onnx"]
-        with TemporaryDirectory() as nothing:  # a graph may name files to read weights from
-            options.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", nothing
-            )
-            return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    def _renew_session(self) -> None:
+        self._made_for = os.getpid(), self.n_threads
+        self._session = new_session(self._content[1]["model.onnx"], self.n_threads)
 
     def _present_session(self) -> "InferenceSession":
         """The session, or a new one: for other `n_threads`, or in a fork, which has no threads."""
@@ -241,7 +257,7 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
             # To destroy the parent's would be to wait for its threads.
             _LEFT_BEHIND.append(self._session)
         if (process, n_threads) != (os.getpid(), self.n_threads):
-            self._session, self._made_for = self._new_session(), (os.getpid(), self.n_threads)
+            self._renew_session()
         return self._session
 
     def _logits(self, texts: list[str]) -> np.ndarray:
@@ -282,15 +298,3 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
         super().__setstate__(state)
         if "_content" in state:
             self._open()
-
-
-def _check_signature(session: "InferenceSession", n_classes: int) -> None:
-    """Refuse a model whose inputs or outputs are not those of a classifier of texts."""
-    inputs = {node.name: node.type for node in session.get_inputs()}
-    ranks = [len(node.shape) for node in session.get_inputs()]
-    outputs = [(node.type, list(node.shape)[1:]) for node in session.get_outputs()]
-    if inputs != INPUTS or ranks != [2, 2] or outputs != [("tensor(float)", [n_classes])]:
-        raise ValueError(
-            f"the model takes {inputs} and returns {outputs}; {n_classes} classes need "
-            f"{INPUTS} and one output of as many columns"
-        )

@@ -53,6 +53,7 @@ SEVERAL_FITS = (
     "sklearn.model_selection._search",
     "sklearn.model_selection._validation",
     "sklearn.ensemble.",
+    "sklearn.multioutput",
     "sklearn.semi_supervised.",
 )
 # These use joblib to fit different parts of one model.

@@ -46,6 +46,13 @@ class ClassCodec:
             )
         if np.ma.is_masked(y):
             raise ValueError(f"{name} is masked in part. Drop rows without a label first.")
+        if isinstance(y, str | bytes | set | frozenset):
+            raise ValueError(
+                f"{name} is {y!r} of type {type(y).__name__}: pass a list of labels, even if there "
+                "is but one."
+            )
+        if getattr(getattr(y, "dtype", None), "kind", None) == "T":
+            y = np.asarray(y).astype(object)  # which scikit-learn knows
         if isinstance(y, list | tuple):
             # Members of an Enum that are strings: NumPy would take their names, and cut them.
             y = [str.__str__(label) if isinstance(label, str) else label for label in y]
@@ -54,6 +61,7 @@ class ClassCodec:
             raise ValueError(f"{name} is empty (shape={given.shape}): at least 1 label is needed.")
         if given.ndim == 1:
             _check_each(given.tolist(), name)
+            _check_type(y, given[0], name)
         try:
             labels = np.asarray(check_y(y))
             # Each twice: where labels hardly repeat, scikit-learn warns that they could be numbers.
@@ -186,6 +194,12 @@ class ClassCodec:
         return np.asarray(logits.astype(np.float64) / temperature)
 
     @classmethod
+    def decisions(cls, logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+        """Logits -> what `decision_function` gives, float64: of two classes the difference."""
+        scores = cls.scores(logits, temperature)
+        return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
+
+    @classmethod
     def log_probabilities(cls, logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
         """Logits -> log-probabilities of shape (n_samples, n_classes), float64."""
         scores = cls.scores(logits, temperature)
@@ -214,6 +228,16 @@ def check_finite(outputs: np.ndarray, precision: str) -> None:
             remedy = f"{precision} may be too coarse for it: set predict_precision='float32'."
         raise FloatingPointError(
             f"The model's answer to X[{finite.argmin()}] is infinite or not a number. {remedy}"
+        )
+
+
+def _check_type(y: Any, first: Any, name: str) -> None:
+    """Refuse numbers in an array for anything: scikit-learn would speak of regression."""
+    if getattr(y, "dtype", None) == np.dtype(object) and not isinstance(first, str | bytes):
+        raise ValueError(
+            f"{name} has the dtype object, but {name}[0] is {first!r} of type "
+            f"{type(first).__name__}. Give it a dtype of its own first, such as by "
+            f"{name}.astype(int)."
         )
 
 

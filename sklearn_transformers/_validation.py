@@ -100,7 +100,13 @@ def _not_a_text(value: Any, where: str) -> str:
         return f"{where} is {value!r}; every text must be a str. Complex data not supported."
     shown = repr(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return f"{where} is {shown} of type {kind}; every text must be a str."
+    if not isinstance(value, list | tuple):
+        remedy = "Look whether this is the column with the texts, or convert it first: str(value)."
+    elif len(value) == 1:
+        remedy = "For its text: [row[0] for row in X]."
+    else:
+        remedy = "For words: [' '.join(row) for row in X]."
+    return f"{where} is {shown} of type {kind}; every text must be a str. {remedy}"
 
 
 def is_missing(value: Any) -> bool:
@@ -128,7 +134,8 @@ def renamed(error: Exception, pattern: str, name: str) -> Exception:
     """
     reason = re.sub(pattern, name, str(error))
     kind = TypeError if isinstance(error, TypeError) else ValueError
-    return kind(reason if name in reason else f"{name}: {reason}")
+    is_named = re.search(rf"\b{re.escape(name)}\b", reason)
+    return kind(reason if is_named else f"{name}: {reason}")
 
 
 def check_same_length(X: Sized, y: Sized, names: str) -> None:
@@ -158,6 +165,10 @@ def check_weights(
         )
     except (TypeError, ValueError) as error:
         raise renamed(error, "^Sample weights|sample_weight", name) from error
+    finite = np.isfinite(weights)
+    if not finite.all():  # scikit-learn has been told not to look
+        row = int(finite.argmin())
+        raise ValueError(f"{name}[{row}] is {weights[row]}; weights must be finite.")
     if not weights.any():
         raise ValueError(f"{name} is zero for every sample: nothing is left to learn from.")
     return np.asarray(weights)

@@ -55,6 +55,15 @@ def test_scoring__scorer_that_cannot_work__is_refused_before_loading(make, binar
         clf.fit(X, labels)
 
 
+def test_scoring__class_without_a_validation_row__is_named_with_ways_out(make, three_classes):
+    X, y = three_classes
+    with pytest.raises(ValueError, match=r"No validation row has the labels \['plain'\]: pass X"):
+        make(scoring="neg_log_loss").fit(X, y, X_val=["good", "bad"], y_val=["good", "bad"])
+    with pytest.raises(ValueError, match="cannot score") as error:
+        make(scoring="f1").fit(X, y)
+    assert "No validation row" not in str(error.value)
+
+
 def test_scoring__nan__is_refused(make, binary):
     with pytest.raises(ValueError, match="gave nan for the 20 validation rows"):
         make(scoring=lambda *_: float("nan")).fit(*binary)

@@ -435,6 +435,19 @@ def test_predict_log_proba__finite_logarithms__of_the_probabilities(served):
     )
 
 
+def test_decision_function__several_classes_and_two__is_that_of_the_estimator(
+    served, fitted, make, binary, tmp_path
+):
+    scores = served.decision_function(TEXTS)
+    np.testing.assert_allclose(scores, fitted.decision_function(TEXTS), atol=1e-4)
+    clf = make(max_epochs=1).fit(*binary)
+    clf.export_onnx(tmp_path / "two")
+    two = OnnxTextClassifier.load(tmp_path / "two", n_threads=np.int64(1))
+    scores = two.decision_function(TEXTS)
+    assert scores.shape == (len(TEXTS),)
+    np.testing.assert_allclose(scores, clf.decision_function(TEXTS), atol=1e-4)
+
+
 def test_predict__constructed_by_hand__says_how_to_load(exported):
     with pytest.raises(NotFittedError, match=r"OnnxTextClassifier\.load\(path\)"):
         OnnxTextClassifier(exported).predict(["good"])

@@ -188,6 +188,23 @@ def test_pickle__parameter_younger_than_the_file__has_its_default(fitted):
     assert loaded.get_params() == fitted.get_params()
 
 
+class Prefixed(TransformerTextClassifier):
+    """A subclass that cannot be made without being told something."""
+
+    def __init__(self, prefix, model="", *, tuning="head", max_epochs=1, verbose=0):
+        super().__init__(model, tuning=tuning, max_epochs=max_epochs, verbose=verbose)
+        self.prefix = prefix
+
+
+def test_pickle__subclass_with_a_required_argument__comes_back(checkpoints, binary):
+    X, y = binary
+    clf = Prefixed("x", checkpoints["bert"]).fit(X, y)
+    for twin in (pickle.loads(pickle.dumps(clf)), copy.deepcopy(clf)):
+        assert twin.prefix == "x"
+        np.testing.assert_array_equal(twin.predict_proba(X), clf.predict_proba(X))
+    assert copy.deepcopy(Prefixed("y")).prefix == "y"
+
+
 def test_pickle__tokenizer_that_changed__is_warned_of(fitted):
     state = fitted.__getstate__()
     state["_golden_ids"] = {text: [0, *ids] for text, ids in state["_golden_ids"].items()}

@@ -23,6 +23,13 @@ LABELS = {
 }
 
 
+def test_learn__numpy_string_dtype__is_read_as_text():
+    y = np.array(["b", "a", "b"], dtype=np.dtypes.StringDType())
+    codec = ClassCodec.learn(y)
+    assert codec.classes.tolist() == ["a", "b"]
+    assert codec.encode(y[:2], name="y_val").tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("kind", LABELS)
 def test_learn__labels_logistic_regression_takes__gives_its_classes(kind):
     y = LABELS[kind]
@@ -58,6 +65,15 @@ REFUSED = {
     "pandas NA": (pd.Series(["a", pd.NA, "b"], dtype="string"), r"y\[1\] is <NA>"),
     "multilabel": (np.array([[0, 1], [1, 0]]), "y should be a 1d array"),
     "nested": ([["a", "b"], ["c", "d"]], "y should be a 1d array"),
+    "numbers for anything": (np.array([1, 0], object), r"dtype object, but y\[0\] is 1 of type"),
+    "bools for anything": (pd.Series([True, False], dtype=object), r"y\.astype"),
+    "string dtype missing": (
+        np.array(["a", np.nan], np.dtypes.StringDType(na_object=np.nan)),
+        r"y\[1\] is nan",
+    ),
+    "one str": ("ab", r"y is 'ab' of type str: pass a list of labels"),
+    "set": ({"a"}, r"y is \{'a'\} of type set: pass a list"),
+    "mixed numbers": ([1, 2.5], "y: Unknown label type"),
     "one class": (["a", "a", "a"], "at least 2 classes.*one class: 'a'"),
 }
 

@@ -5,6 +5,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from scipy import sparse
+from sklearn import config_context
 
 from sklearn_transformers import InvalidTextError
 from sklearn_transformers._validation import check_same_length, check_texts, check_weights
@@ -76,8 +77,9 @@ REFUSED = {
     "pandas NA": (pd.Series(["a", pd.NA], dtype="string"), r"X\[1\] is <NA>.*drop or fill"),
     "pandas missing str": (pd.Series(["a", None], dtype="str"), r"X\[1\] is (nan|None)"),
     "polars null": (pl.Series(["a", None]), r"X\[1\] is None"),
-    "int inside": (["a", 3], r"X\[1\] is 3 of type int"),
-    "list inside": ([["a"], ["b"]], r"X\[0\] is \['a'\] of type list"),
+    "int inside": (["a", 3], r"X\[1\] is 3 of type int.*str\(value\)"),
+    "list inside": ([["a"], ["b"]], r"X\[0\] is \['a'\] of type list.*row\[0\] for row in X"),
+    "words inside": ([("a", "b")], r"X\[0\] is \('a', 'b'\) of type tuple.*' '\.join\(row\)"),
     "bytes inside": (["a", b"b"], r"X\[1\] is bytes.*decode"),
     "numbers": (np.array([1.5, 2.5]), r"X\[0\] is 1.5 of type float"),
     "lone surrogate": (["a", "b\ud800c"], r"X\[1\] holds a lone surrogate.*position 1"),
@@ -130,6 +132,14 @@ def test_check_weights__none__is_ones():
 def test_check_weights__unusable__says_so(weights, message):
     with pytest.raises(ValueError, match=message):
         check_weights(weights, TEXTS)
+
+
+def test_check_weights__scikit_learn_told_not_to_look__are_finite_all_the_same():
+    with config_context(assume_finite=True):
+        with pytest.raises(ValueError, match=r"w\[1\] is nan; weights must be finite"):
+            check_weights([1.0, np.nan, 1.0], TEXTS, name="w")
+        with pytest.raises(ValueError, match=r"w\[2\] is inf"):
+            check_weights([1.0, 1.0, np.inf], TEXTS, name="w")
 
 
 def test_check_weights__all_zero__says_so():
