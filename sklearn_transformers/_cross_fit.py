@@ -24,7 +24,7 @@ def cross_fit(
     folds: list[np.ndarray],
     recipe: Recipe,
     rng: np.random.Generator,
-    with_head: bool,
+    penalty: float | None,
     watched: bool,
 ) -> np.ndarray:
     """Train once without each fold, and answer that fold before and after.
@@ -38,8 +38,10 @@ def cross_fit(
         Rows to leave out together.
     recipe : Recipe
     rng : numpy.random.Generator
-    with_head : bool
-        Whether each training starts from a head fitted to its own rows.
+    penalty : float or None
+        That of the regression on its own rows that each training starts from: the one that all
+        rows choose, for few rows choose others by luck, and then the temperature of the answers
+        is not that of the model that stays. None starts from the head as it is.
     watched : bool
         Whether to show a bar.
 
@@ -67,8 +69,8 @@ def cross_fit(
             rest = np.setdiff1d(np.arange(len(data)), held)
             train, unseen = data.take(rest), data.take(held)
             shrink = 1.0
-            if with_head:
-                start, _ = start_head(model, train, recipe, rng)
+            if penalty is not None:
+                start, _ = start_head(model, train, recipe, rng, penalty)
                 shrink = start.shrink
             first = answer(unseen) / np.float32(shrink)
             # As many steps in an epoch as all rows make: how sure a model is grows with them.

@@ -35,9 +35,14 @@ class Rows:
 
     @cached_property
     def copies(self) -> np.ndarray:
-        """Which pair of text and code each row is, numbered as they first appear, (n_rows,)."""
-        number_of: dict[tuple[str, int], int] = {}
-        pairs = zip(self.texts, self.codes.tolist(), strict=True)
+        """Which pair of text and code each row is, numbered as they first appear, (n_rows,).
+
+        Case and spaces make no difference: to most models, who knows the one text knows the other.
+        """
+        number_of: dict[tuple[bytes, int], int] = {}
+        texts = (" ".join(text.split()).casefold().encode() for text in self.texts)
+        digests = (hashlib.blake2b(text, digest_size=16).digest() for text in texts)
+        pairs = zip(digests, self.codes.tolist(), strict=True)
         return np.array([number_of.setdefault(pair, len(number_of)) for pair in pairs])
 
     @cached_property

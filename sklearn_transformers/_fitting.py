@@ -240,16 +240,16 @@ def _begin(
 ) -> tuple[HeadStart | None, Any]:
     """Set the head, and answer the held-out rows: before training, and in folds also after it."""
     head, answers = None, np.empty((1, 0))
-    if held is not None and held.folds:
-        watched = shows_epochs(estimator.verbose)
-        answers = cross_fit(model, data, held.folds, recipe, rng, with_head, watched)
-        notes |= {"n_folds": len(held.folds), "cross_fit_seconds": clock.lap()}
     if with_head:
         head, answered = start_head(model, data, recipe, rng)
         notes |= {"penalty": head.penalty, "head_seconds": clock.lap()}
         if recipe.tuning != "contrastive" and isinstance(estimator.loss, str):
             # Pairs have another loss, and one of the user's is for training alone.
             notes["train_loss"] = mean_loss(recipe.loss, *answered)
+    if held is not None and held.folds:
+        penalty, watched = getattr(head, "penalty", None), shows_epochs(estimator.verbose)
+        answers = cross_fit(model, data, held.folds, recipe, rng, penalty, watched)
+        notes |= {"n_folds": len(held.folds), "cross_fit_seconds": clock.lap()}
     if held is not None and not held.folds:
         precision, texts = recipe.predict_precision, held.data.texts
         logits = run(model, texts, recipe.padding, recipe.device, precision, recipe.budget)

@@ -54,6 +54,7 @@ def fit_head(
     weights: np.ndarray,
     n_classes: int,
     rng: np.random.Generator,
+    penalty: float | None = None,
 ) -> HeadStart:
     """Multinomial logistic regression on the vectors, its L2 penalty chosen by hold-outs.
 
@@ -68,6 +69,8 @@ def fit_head(
         A class without a row gets no weights and the lowest bias.
     rng : numpy.random.Generator
         Decides the hold-outs.
+    penalty : float, default=None
+        The penalty, where it has been chosen already.
     """
     present = np.unique(codes)
     if len(present) == 1:
@@ -79,7 +82,8 @@ def fit_head(
     scale = np.sqrt(np.average(((vectors - mean) ** 2).mean(axis=1), weights=weights)) or 1.0
     scaled = (vectors - mean) / scale
     with threadpool_limits(1, "blas"):  # for `logits`; see RegressionPath.fit
-        penalty = _choose_penalty(scaled, codes, weights, rng)
+        if penalty is None:
+            penalty = _choose_penalty(scaled, codes, weights, rng)
         _, coef, intercept = RegressionPath(scaled, codes, weights).fit(penalty)
         logits = scaled @ coef.T + intercept
     shrink = _shrinkage(logits, np.searchsorted(present, codes), weights)

@@ -248,6 +248,7 @@ def start_head(
     data: LabelledTexts,
     recipe: Recipe,
     rng: np.random.Generator,
+    penalty: float | None = None,
 ) -> tuple[HeadStart, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Set the head to a shrunk logistic regression on the frozen backbone's vectors.
 
@@ -262,6 +263,8 @@ def start_head(
         The training rows.
     recipe : Recipe
     rng : numpy.random.Generator
+    penalty : float, default=None
+        None has it chosen; see `fit_head`.
 
     Returns
     -------
@@ -274,16 +277,14 @@ def start_head(
     if len(data) > MOST_ROWS:
         kept, _ = hold_out(data.codes, 1 - MOST_ROWS / len(data), rng)
         data = data.take(kept)
-    precision = recipe.precision
-    vectors = frozen_vectors(
-        model, data.texts, recipe.padding, recipe.device, precision, recipe.budget
-    )
+    how = recipe.padding, recipe.device, recipe.precision, recipe.budget
+    vectors = frozen_vectors(model, data.texts, *how)
     if not np.isfinite(vectors).all():
         raise TrainingDivergedError(
             f"The pretrained model turns texts into vectors that are not finite (precision="
-            f"{precision!r}). Try precision='float32', or another model."
+            f"{recipe.precision!r}). Try precision='float32', or another model."
         )
-    start = fit_head(vectors, data.codes, data.weights, model.n_classes, rng)
+    start = fit_head(vectors, data.codes, data.weights, model.n_classes, rng, penalty)
     if recipe.tuning == "head":  # the vectors stay as they are: there is nothing to leave room for
         start = replace(start, shrink=1.0)
     set_head(model, start, start.shrink)
