@@ -188,9 +188,9 @@ class TransformerTextClassifier(
         than 300 rows, nothing is.
     validation_fraction : float in [0, 1), default=0.1
         Share of the rows to hold out for early stopping: shuffled, stratified, at least one row; a
-        class with a single row stays in training. Copies of a row, equal in text and label, stay
-        together and count as one. With 0 there is no early stopping and no cross-validation. Unused
-        when `X_val` is passed.
+        class with a single row stays in training. Copies of a row, equal in label and but for case
+        and spaces in text, stay together and count as one. With 0 there is no early stopping and no
+        cross-validation. Unused when `X_val` is passed.
     n_iter_no_change : int, default=10
         Epochs in a row without improvement after which training stops. After a cross-validation of
         few rows all epochs run, or none.

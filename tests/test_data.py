@@ -80,6 +80,14 @@ def test_choose_rows__oversampled_rows__judge_no_training_that_has_seen_them(n_t
         assert len(train) + len(held.rows) == 2000
 
 
+def test_rows__other_case_and_spaces__are_copies():
+    texts = ["Thank you", "thank  you", " THANK YOU\n", "thankyou", "thank you"]
+    texts += ["Straße", "STRASSE"]
+    rows = Rows(texts, np.array([0, 0, 0, 0, 1, 0, 0]), np.ones(7))
+    np.testing.assert_array_equal(rows.copies, [0, 0, 0, 1, 2, 3, 3])
+    assert rows.distinct().texts == ["Thank you", "thankyou", "thank you", "Straße"]
+
+
 def test_rows__distinct__are_pairs_of_text_and_code():
     rows = Rows(["a", "b", "a", "a"], np.array([0, 0, 1, 0]), np.arange(4.0))
     np.testing.assert_array_equal(rows.copies, [0, 1, 2, 0])

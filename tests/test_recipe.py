@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import toy_texts
+from conftest import GOOD, toy_texts
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, make_scorer
@@ -11,7 +11,7 @@ from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 
 from sklearn_transformers import TransformerTextClassifier
 from sklearn_transformers._data import LabelledTexts, Rows
-from sklearn_transformers._head_start import fit_head
+from sklearn_transformers._head_start import PENALTIES, fit_head
 from sklearn_transformers._held_out import HeldOut
 from sklearn_transformers._losses import loss_of
 from sklearn_transformers._model import parameter_groups
@@ -329,6 +329,26 @@ def test_cross_fit__scores__are_those_of_the_rows_left_out(make, monkeypatch):
     assert clf.history_[0]["valid_score"] == before
     assert clf.best_score_ == max(before, after)
     assert clf.best_epoch_ == (8 if after >= before else 0)
+
+
+def test_cross_fit__regressions_of_the_folds__have_the_penalty_of_all_rows(make, monkeypatch):
+    from sklearn_transformers import _start
+
+    calls = []
+
+    def looking(vectors, codes, weights, n_classes, rng, penalty=None):
+        start = fit_head(vectors, codes, weights, n_classes, rng, penalty)
+        calls.append((len(codes), penalty, start.penalty))
+        return start
+
+    monkeypatch.setattr(_start, "fit_head", looking)
+    # Half of two rows a class is one: nothing to judge a penalty by.
+    X = [f"{word} {place}" for word in GOOD for place in ("film", "book")]
+    clf = few(make, head_init="logistic", max_epochs=1).fit(X, np.repeat(GOOD, 2))
+    (n_rows, given, chosen), *folds = calls
+    assert (n_rows, given) == (16, None)
+    assert folds == [(8, chosen, chosen)] * 2
+    assert chosen == clf.history_[0]["penalty"] < PENALTIES[0]
 
 
 def test_cross_fit__same_seed__gives_the_same_bits(make):
