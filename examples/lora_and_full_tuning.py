@@ -3,7 +3,8 @@
 python examples/lora_and_full_tuning.py
 python examples/lora_and_full_tuning.py --quick     (less data, for a first look)
 
-LoRA needs the extra `peft`: pip install -c constraints.txt -e ".[offline,peft]"
+LoRA needs the extra `peft`: pip install -c constraints.txt -e ".[offline,peft]". "full" trains, of
+the embeddings, those of tokens that the training texts have.
 """
 
 import argparse

@@ -590,6 +590,13 @@ class TransformerTextClassifier(
             When the pretrained model cannot be had.
         TrainingDivergedError
             When a loss, its gradient or the model's answers become infinite or not a number.
+        ImportError
+            When a package of an extra is missing.
+
+        Warns
+        -----
+        TextDataWarning
+            When something is wrong with the data.
         """
         from sklearn_transformers._fitting import fine_tune
         from sklearn_transformers._targets import ClassCodec
@@ -806,7 +813,7 @@ class TransformerTextClassifier(
 
         Weights as safetensors, everything else as text, with a digest of each file and a model
         card. The folder appears whole or not at all; one that was saved before is replaced, unless
-        it has got other files.
+        it has got other files. `checkpoint_dir`, a place on this machine, is not kept.
 
         With a linear head, no bag of words (`bag_of_words_weight_` is 0), no prompt and, for BERT
         and its kin, the pooling "cls" or (not in float16) "mean", it is also a checkpoint that
@@ -832,6 +839,12 @@ class TransformerTextClassifier(
             When `path` is there and holds something else.
         OSError
             When it cannot be written; then what was there is there still.
+
+        Warns
+        -----
+        UserWarning
+            When a parameter is code of your own and left out, or a bag of words keeps transformers
+            from reading the folder.
         """
         check_is_fitted(self)
         from sklearn_transformers._saved import save_estimator, upload
