@@ -247,7 +247,8 @@ def _begin(
             # Pairs have another loss, and one of the user's is for training alone.
             notes["train_loss"] = mean_loss(recipe.loss, *answered)
     if held is not None and held.folds:
-        penalty, watched = getattr(head, "penalty", None), shows_epochs(estimator.verbose)
+        penalty = None if head is None else head.penalty
+        watched = shows_epochs(estimator.verbose)
         answers = cross_fit(model, data, held.folds, recipe, rng, penalty, watched)
         notes |= {"n_folds": len(held.folds), "cross_fit_seconds": clock.lap()}
     if held is not None and not held.folds:
