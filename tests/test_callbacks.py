@@ -14,6 +14,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import AdaBoostClassifier, VotingClassifier
 from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.multioutput import ClassifierChain
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from skorch.callbacks import (
@@ -356,6 +357,13 @@ def fit_in_boosting(clf, X, y):
     return AdaBoostClassifier(clf, n_estimators=2, random_state=0).fit(np.array(X)[:, None], y)
 
 
+def fit_in_a_chain(clf, X, y):
+    texts = FunctionTransformer(lambda rows: [X[int(row)] for row in rows[:, 0]])
+    codes = np.unique(y, return_inverse=True)[1]
+    chain = ClassifierChain(make_pipeline(texts, clf))
+    return chain.fit(np.arange(len(X))[:, None], np.column_stack([codes, 1 - codes]))
+
+
 @pytest.mark.parametrize("fit", [fit_alone, fit_in_a_pipeline, fit_in_a_column_transformer])
 def test_progress__single_fit__shows_its_epochs(make, binary, terminal, fit):
     stream = terminal()
@@ -371,6 +379,7 @@ def test_progress__single_fit__shows_its_epochs(make, binary, terminal, fit):
         fit_in_an_ensemble,
         fit_in_a_calibration,
         fit_in_boosting,
+        fit_in_a_chain,
     ],
 )
 def test_progress__one_fit_of_many__shows_nothing(make, binary, terminal, fit):
