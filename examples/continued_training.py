@@ -1,7 +1,7 @@
 """The model is in production, and each week new labelled texts arrive, once with a new class.
 
 python examples/continued_training.py
-python examples/continued_training.py --quick     (runs, with too little data to show it)
+python examples/continued_training.py --quick     (too little data for the effect)
 
 Training on the new texts alone forgets the old classes. A part of the old rows beside the new ones
 (rehearsal; Robins 1995, "Catastrophic Forgetting, Rehearsal and Pseudorehearsal") keeps them.

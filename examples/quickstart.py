@@ -4,8 +4,8 @@
     python examples/quickstart.py --data reviews.csv --text review --label stars
 
 Without --data it classifies docstrings by topic, in about three minutes on two CPU cores. Where
-there is no terminal, a callback shows the epochs; with few rows of --data that trains otherwise
-than in one.
+there is no terminal, a callback shows the epochs. (Where --data has few rows, that also changes how
+they are trained: see the guide on callbacks.)
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Text beside numeric columns, in one table.
 
 python examples/text_and_numbers.py
-python examples/text_and_numbers.py --quick     (runs, with too little data to show it)
+python examples/text_and_numbers.py --quick     (too little data for the effect)
 
 Needs pandas. The texts are docstrings; the two numbers beside each are made up, around a centre
 that depends on the topic, so that they know something that the text does not always tell.

@@ -188,8 +188,8 @@ class TransformerTextClassifier(
         than 300 rows, nothing is.
     validation_fraction : float in [0, 1), default=0.1
         Share of the rows to hold out for early stopping: shuffled, stratified, at least one row; a
-        class with a single row stays in training. Copies of a row, equal in label and but for case
-        and spaces in text, stay together and count as one. With 0 there is no early stopping and no
+        class with a single row stays in training. Copies of a row, with the same label and, case
+        and spaces aside, the same text, stay together. With 0 there is no early stopping and no
         cross-validation. Unused when `X_val` is passed.
     n_iter_no_change : int, default=10
         Epochs in a row without improvement after which training stops. After a cross-validation of
@@ -1047,8 +1047,11 @@ class TransformerTextClassifier(
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Parameters that are younger than the pickle have their defaults, or what was done before.
-        parameters = inspect.signature(type(self).__init__).parameters.values()
-        younger = {p.name: p.default for p in parameters if p.default is not p.empty}
+        younger: dict[str, Any] = {}
+        for kind in reversed(type(self).__mro__):  # a subclass may take fewer
+            if "__init__" in vars(kind):
+                parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
+                younger |= {p.name: p.default for p in parameters if p.default is not p.empty}
         younger["truncation_side"] = "right"
         state = younger | state
         if "model_" in state:

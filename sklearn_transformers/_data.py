@@ -37,8 +37,9 @@ class Rows:
     def copies(self) -> np.ndarray:
         """Which pair of text and code each row is, numbered as they first appear, (n_rows,).
 
-        Case and spaces make no difference: to most models, who knows the one text knows the other.
+        Case and spaces make no difference: who knows the one text hardly errs on the other.
         """
+        # By digests: the texts themselves would stand in memory once more.
         number_of: dict[tuple[bytes, int], int] = {}
         texts = (" ".join(text.split()).casefold().encode() for text in self.texts)
         digests = (hashlib.blake2b(text, digest_size=16).digest() for text in texts)
@@ -76,17 +77,24 @@ class LabelledTexts:
         """These rows only, in this order."""
         return LabelledTexts(self.texts.take(rows), self.codes[rows], self.weights[rows])
 
+    @cached_property
+    def copies(self) -> np.ndarray:
+        """Which pair of tokens and code each row is, numbered in an order of their own, (n_rows,).
+
+        Unlike those of `Rows`, copies are the same to the model.
+        """
+        pairs = list(zip(self.texts.contents(), self.codes.tolist(), strict=True))
+        number_of = {pair: number for number, pair in enumerate(sorted(set(pairs)))}
+        return np.array([number_of[pair] for pair in pairs])
+
     def distinct(self) -> "LabelledTexts":
         """Each pair of text and code once, in an order of their own, with all that it weighs.
 
         So a row given twice is the same as a row of weight 2, and neither the order of the rows
         nor copies decide what is drawn from them. What weighs nothing is left out.
         """
-        pairs = list(zip(self.texts.contents(), self.codes.tolist(), strict=True))
-        number_of = {pair: number for number, pair in enumerate(sorted(set(pairs)))}
-        numbers = [number_of[pair] for pair in pairs]
-        _, rows = np.unique(numbers, return_index=True)
-        weights = np.bincount(numbers, self.weights)
+        _, rows = np.unique(self.copies, return_index=True)
+        weights = np.bincount(self.copies, self.weights)
         rows, weights = rows[weights > 0], weights[weights > 0]  # a class may weigh nothing
         return LabelledTexts(self.texts.take(rows), self.codes[rows], weights)
 

@@ -121,9 +121,9 @@ def warn_of_rare_classes(codes: np.ndarray, classes: np.ndarray, none_is_held: b
         )
     elif rare:
         _warn(
-            f"{_share(len(rare), len(classes))} classes have a single row, or copies of one, and "
-            f"are trained, but not validated: {_list(rare)}. Give them more rows, merge them, or "
-            "pass X_val and y_val."
+            f"{_share(len(rare), len(classes))} classes have a single row, case and spaces aside, "
+            f"and are trained, but not validated: {_list(rare)}. Give them more rows, merge them, "
+            "or pass X_val and y_val."
         )
 
 

@@ -71,8 +71,8 @@ class HeldOut:
 
     def _distinct(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Answers, codes and weights, each row once: its copies tell nothing more, but weigh."""
-        firsts = np.unique(self.rows.copies, return_index=True)[1]
-        weights = np.bincount(self.rows.copies, self.data.weights)
+        firsts = np.unique(self.data.copies, return_index=True)[1]
+        weights = np.bincount(self.data.copies, self.data.weights)
         return logits[firsts], self.data.codes[firsts], weights
 
     def checks(
@@ -170,7 +170,7 @@ class HeldOut:
         logits, codes, weights = self._distinct(logits)
         probabilities = ClassCodec.probabilities(logits, temperature)
         # Without those of the classes; of the largest, so that their sum stays finite.
-        of_rows = np.bincount(self.rows.copies, self.rows.weights / self.rows.weights.max())
+        of_rows = np.bincount(self.data.copies, self.rows.weights / self.rows.weights.max())
         calibrated = temperature if self.calibrate else fit_temperature(logits, codes, weights)
         # One row more for each class: one that no training row has is unlikely, not impossible.
         mass = np.bincount(train.codes, train.weights, minlength=logits.shape[1]) + 1

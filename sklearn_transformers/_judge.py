@@ -89,9 +89,10 @@ class Judge:
                 self.score(np.zeros((len(self.texts), len(classes)), np.float32), 0.0, 1.0)
         except (TypeError, ValueError) as error:
             absent = np.setdiff1d(classes, self.labels).tolist()
+            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
             remedy = (
-                f" No validation row has the labels {absent}: pass X_val and y_val with rows of "
-                "every class, raise validation_fraction, or take scoring='loss'."
+                f" No validation row has the labels {absent[:5]}{more}: give them more rows, pass "
+                "X_val and y_val with rows of every class, or take scoring='loss'."
             )
             raise ValueError(
                 f"scoring={self.scoring!r} cannot score the {len(self.texts)} validation rows, "

@@ -27,7 +27,6 @@ __all__ = ["OnnxTextClassifier"]
 
 # Texts that are tokenised and sorted by length together: their tokens are small beside a model.
 CHUNK = 2**16
-
 _LEFT_BEHIND: list["InferenceSession"] = []
 
 
@@ -247,8 +246,9 @@ class OnnxTextClassifier(ClassifierMixin, BaseEstimator):
             )
 
     def _renew_session(self) -> None:
-        self._made_for = os.getpid(), self.n_threads
-        self._session = new_session(self._content[1]["model.onnx"], self.n_threads)
+        how = os.getpid(), self.n_threads
+        self._session = new_session(self._content[1]["model.onnx"], how[1])
+        self._made_for = how  # last: until then, other threads make one of their own
 
     def _present_session(self) -> "InferenceSession":
         """The session, or a new one: for other `n_threads`, or in a fork, which has no threads."""

@@ -1,6 +1,7 @@
 """Labels <-> codes, and logits -> answers."""
 
-from collections.abc import Sized
+from collections.abc import Iterator, Mapping, Set, Sized
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 
 from sklearn_transformers._compat import check_y
-from sklearn_transformers._validation import is_missing, renamed
+from sklearn_transformers._validation import is_missing, renamed, shown
 
 __all__ = ["ClassCodec", "check_finite"]
 
@@ -46,11 +47,8 @@ class ClassCodec:
             )
         if np.ma.is_masked(y):
             raise ValueError(f"{name} is masked in part. Drop rows without a label first.")
-        if isinstance(y, str | bytes | set | frozenset):
-            raise ValueError(
-                f"{name} is {y!r} of type {type(y).__name__}: pass a list of labels, even if there "
-                "is but one."
-            )
+        if isinstance(y, str | bytes | Set | Mapping | Iterator):
+            raise ValueError(f"{name} must be a list or array of labels. Got {shown(y)} instead.")
         if getattr(getattr(y, "dtype", None), "kind", None) == "T":
             y = np.asarray(y).astype(object)  # which scikit-learn knows
         if isinstance(y, list | tuple):
@@ -61,12 +59,14 @@ class ClassCodec:
             raise ValueError(f"{name} is empty (shape={given.shape}): at least 1 label is needed.")
         if given.ndim == 1:
             _check_each(given.tolist(), name)
-            _check_type(y, given[0], name)
         try:
             labels = np.asarray(check_y(y))
             # Each twice: where labels hardly repeat, scikit-learn warns that they could be numbers.
             check_classification_targets(np.repeat(labels, 2))
         except (TypeError, ValueError) as error:
+            # scikit-learn would speak of regression.
+            if "Unknown label type: unknown" in str(error):
+                raise ValueError(_of_no_type(given.ravel()[0], name)) from error
             raise renamed(error, r"\by\b", name) from error
         return labels
 
@@ -231,14 +231,13 @@ def check_finite(outputs: np.ndarray, precision: str) -> None:
         )
 
 
-def _check_type(y: Any, first: Any, name: str) -> None:
-    """Refuse numbers in an array for anything: scikit-learn would speak of regression."""
-    if getattr(y, "dtype", None) == np.dtype(object) and not isinstance(first, str | bytes):
-        raise ValueError(
-            f"{name} has the dtype object, but {name}[0] is {first!r} of type "
-            f"{type(first).__name__}. Give it a dtype of its own first, such as by "
-            f"{name}.astype(int)."
-        )
+def _of_no_type(first: Any, name: str) -> str:
+    """What is to be said of labels whose type nothing tells but themselves."""
+    known = f", as by {name}.astype({type(first).__name__})" if isinstance(first, Real) else ""
+    return (
+        f"{name} holds {shown(first)} in an array for objects of any type. Labels are str, int, "
+        f"bool or float with integer values: convert them to an array of one of these first{known}."
+    )
 
 
 def _check_each(labels: list[Any], name: str) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence, Sized
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from sklearn_transformers._compat import check_sample_weight
 from sklearn_transformers.exceptions import InvalidTextError
 
-__all__ = ["check_same_length", "check_texts", "check_weights", "is_missing", "renamed"]
+__all__ = ["check_same_length", "check_texts", "check_weights", "is_missing", "renamed", "shown"]
 
 _ACCEPTED = (
     "a list or tuple of str, a 1-D array, a Series, or a DataFrame or 2-D array with one column"
@@ -88,7 +89,6 @@ def _to_list(X: Any, name: str) -> list[Any]:
 
 def _not_a_text(value: Any, where: str) -> str:
     """Name the culprit and the remedy for an element that is no str."""
-    kind = type(value).__name__
     if is_missing(value):
         return (
             f"{where} is {value!r}; every text must be a str. Input contains NaN or None: "
@@ -98,15 +98,21 @@ def _not_a_text(value: Any, where: str) -> str:
         return f"{where} is bytes; every text must be a str. Decode it first: text.decode('utf-8')."
     if isinstance(value, complex):
         return f"{where} is {value!r}; every text must be a str. Complex data not supported."
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    if not isinstance(value, list | tuple):
-        remedy = "Look whether this is the column with the texts, or convert it first: str(value)."
-    elif len(value) == 1:
-        remedy = "For its text: [row[0] for row in X]."
-    else:
-        remedy = "For words: [' '.join(row) for row in X]."
-    return f"{where} is {shown} of type {kind}; every text must be a str. {remedy}"
+    remedy = ""
+    if isinstance(value, Real):
+        remedy = " Look whether this is the column with the texts, or convert it first: str(value)."
+    elif isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
+        name = where.partition("[")[0]
+        remedy = f" For words: [' '.join(row) for row in {name}]."
+        if len(value) == 1:
+            remedy = f" For its text: [row[0] for row in {name}]."
+    return f"{where} is {shown(value)}; every text must be a str.{remedy}"
+
+
+def shown(value: Any) -> str:
+    """A value and its type, for a message that stays short."""
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} of type {type(value).__name__}"
 
 
 def is_missing(value: Any) -> bool:

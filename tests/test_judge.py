@@ -57,7 +57,7 @@ def test_scoring__scorer_that_cannot_work__is_refused_before_loading(make, binar
 
 def test_scoring__class_without_a_validation_row__is_named_with_ways_out(make, three_classes):
     X, y = three_classes
-    with pytest.raises(ValueError, match=r"No validation row has the labels \['plain'\]: pass X"):
+    with pytest.raises(ValueError, match=r"No validation row has the labels \['plain'\]: give"):
         make(scoring="neg_log_loss").fit(X, y, X_val=["good", "bad"], y_val=["good", "bad"])
     with pytest.raises(ValueError, match="cannot score") as error:
         make(scoring="f1").fit(X, y)

@@ -225,6 +225,14 @@ def test_threads__set_after_loading__are_those_of_the_next_prediction(hostile, s
     assert loaded._session.get_session_options().intra_op_num_threads == 2
 
 
+def test_threads__that_cannot_be__fail_each_time(hostile):
+    loaded = OnnxTextClassifier.load(hostile, n_threads=1).set_params(n_threads="two")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="two"):
+            loaded.predict(TEXTS)
+    assert len(loaded.set_params(n_threads=1).predict(TEXTS)) == len(TEXTS)
+
+
 def test_scikit_learn__scorers_pipelines_clones__take_it(served, fitted, three_classes):
     X, y = three_classes
     assert get_scorer("neg_log_loss")(served, X, y) == pytest.approx(

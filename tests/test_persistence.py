@@ -203,6 +203,11 @@ def test_pickle__subclass_with_a_required_argument__comes_back(checkpoints, bina
         assert twin.prefix == "x"
         np.testing.assert_array_equal(twin.predict_proba(X), clf.predict_proba(X))
     assert copy.deepcopy(Prefixed("y")).prefix == "y"
+    state = clf.__getstate__()
+    del state["store_dtype"], state["max_epochs"]
+    older = object.__new__(Prefixed)
+    older.__setstate__(state)
+    assert (older.store_dtype, older.max_epochs, older.tuning) == ("float32", 1, "head")
 
 
 def test_pickle__tokenizer_that_changed__is_warned_of(fitted):

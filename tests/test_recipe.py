@@ -11,6 +11,7 @@ from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 
 from sklearn_transformers import TransformerTextClassifier
 from sklearn_transformers._data import LabelledTexts, Rows
+from sklearn_transformers._encoded import EncodedTexts
 from sklearn_transformers._head_start import PENALTIES, fit_head
 from sklearn_transformers._held_out import HeldOut
 from sklearn_transformers._losses import loss_of
@@ -427,7 +428,8 @@ def judged_rows(scoring, n_rows=40, n_copies=1, calibrate=False):
     codes = numbers % 2
     rows = Rows([str(number) for number in numbers], codes, np.ones(len(codes)))
     held = HeldOut(rows, SimpleNamespace(scoring=scoring), [], calibrate)
-    held.data = LabelledTexts(None, codes, rows.weights)
+    texts = EncodedTexts(numbers.astype(np.int32), np.arange(len(codes) + 1))
+    held.data = LabelledTexts(texts, codes, rows.weights)
     sure = np.where(np.arange(2) == codes[:, None], 2.0, 0.0)
     return held, sure
 
@@ -452,6 +454,19 @@ def test_clearly_better__copies__are_no_further_evidence():
     assert {True, False} == set(found[0])
 
 
+def test_measure__spellings_that_a_model_tells_apart__are_all_heard():
+    codes = np.array([0, 0, 1])
+    texts = EncodedTexts(np.array([5, 6, 7], np.int32), np.arange(4))
+    losses = []
+    for order in ([0, 1, 2], [1, 0, 2]):
+        rows = Rows([["US", "us", "x"][i] for i in order], codes, np.ones(3))
+        assert rows.copies[0] == rows.copies[1]
+        held = HeldOut(rows, SimpleNamespace(scoring="loss"), [], False)
+        held.data = LabelledTexts(texts.take(np.array(order)), codes, rows.weights)
+        losses.append(held.measure(np.array([[3.0, 0], [-3.0, 0], [0, 3.0]])[order])[0])
+    assert losses[0] == pytest.approx(losses[1])
+
+
 def test_measure__copies__weigh_and_tell_nothing_more():
     logits = np.random.default_rng(1).normal(size=(16, 2)) * 3
     single, _ = judged_rows("loss", 16, calibrate=True)
@@ -460,7 +475,7 @@ def test_measure__copies__weigh_and_tell_nothing_more():
     uneven, _ = judged_rows("loss", 16)
     twice = np.concatenate([np.arange(16), [3]])
     uneven.rows = uneven.rows.take(twice)
-    uneven.data = LabelledTexts(None, twice % 2, np.ones(17))
+    uneven.data = LabelledTexts(uneven.data.texts.take(twice), twice % 2, np.ones(17))
     losses = -np.log(softmax(logits, axis=1)[twice, twice % 2])
     assert uneven.measure(logits[twice]) == pytest.approx((losses.mean(), 1.0))
 

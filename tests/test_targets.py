@@ -57,6 +57,11 @@ def test_learn__strings_that_are_members_of_an_enum__are_taken_by_value(kind):
     assert codec.encode(given).tolist() == [0, 1, 2, 1]
 
 
+class Side(enum.Enum):
+    LEFT = 1
+    RIGHT = 2
+
+
 REFUSED = {
     "none": (None, "requires y to be passed"),
     "continuous": ([0.5, 1.5, 2.5], "Unknown label type: continuous"),
@@ -65,14 +70,19 @@ REFUSED = {
     "pandas NA": (pd.Series(["a", pd.NA, "b"], dtype="string"), r"y\[1\] is <NA>"),
     "multilabel": (np.array([[0, 1], [1, 0]]), "y should be a 1d array"),
     "nested": ([["a", "b"], ["c", "d"]], "y should be a 1d array"),
-    "numbers for anything": (np.array([1, 0], object), r"dtype object, but y\[0\] is 1 of type"),
-    "bools for anything": (pd.Series([True, False], dtype=object), r"y\.astype"),
+    "numbers for anything": (np.array([1, 0], object), r"y holds 1 of type int.*y\.astype\(int\)"),
+    "bools for anything": (pd.Series([True, False], dtype=object), r"y\.astype\(bool\)"),
+    "column of anything": (np.array([[1], [0]], object), r"y holds 1 of type int"),
+    "list of members": ([Side.LEFT, Side.RIGHT], r"y holds <Side\.LEFT: 1> of type Side.*first\.$"),
     "string dtype missing": (
         np.array(["a", np.nan], np.dtypes.StringDType(na_object=np.nan)),
         r"y\[1\] is nan",
     ),
-    "one str": ("ab", r"y is 'ab' of type str: pass a list of labels"),
-    "set": ({"a"}, r"y is \{'a'\} of type set: pass a list"),
+    "one str": ("ab", r"y must be a list or array of labels. Got 'ab' of type str instead"),
+    "long str": ("ab" * 9999, r"^.{40,160}$"),
+    "set": ({"a"}, r"Got \{'a'\} of type set"),
+    "keys": ({"a": 1}.keys(), r"Got dict_keys\(\['a'\]\) of type dict_keys"),
+    "generator": ((label for label in "ab"), "of type generator instead"),
     "mixed numbers": ([1, 2.5], "y: Unknown label type"),
     "one class": (["a", "a", "a"], "at least 2 classes.*one class: 'a'"),
 }

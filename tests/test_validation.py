@@ -79,6 +79,10 @@ REFUSED = {
     "polars null": (pl.Series(["a", None]), r"X\[1\] is None"),
     "int inside": (["a", 3], r"X\[1\] is 3 of type int.*str\(value\)"),
     "list inside": ([["a"], ["b"]], r"X\[0\] is \['a'\] of type list.*row\[0\] for row in X"),
+    "numbers inside": (
+        [[0.1, 0.2]],
+        r"X\[0\] is \[0\.1, 0\.2\] of type list; every text must be a str\.$",
+    ),
     "words inside": ([("a", "b")], r"X\[0\] is \('a', 'b'\) of type tuple.*' '\.join\(row\)"),
     "bytes inside": (["a", b"b"], r"X\[1\] is bytes.*decode"),
     "numbers": (np.array([1.5, 2.5]), r"X\[0\] is 1.5 of type float"),
