@@ -3,9 +3,7 @@
     python examples/quickstart.py
     python examples/quickstart.py --data reviews.csv --text review --label stars
 
-Without --data it classifies docstrings by topic, in about three minutes on two CPU cores. Where
-there is no terminal, a callback shows the epochs. (Where --data has few rows, that also changes how
-they are trained: see the guide on callbacks.)
+Without --data it classifies docstrings by topic, in about three minutes on two CPU cores.
 """
 
 import argparse
@@ -46,7 +44,7 @@ def read_csv(file, text, label):
 
 
 class EpochLines(Callback):
-    """Where there is no terminal for a bar per epoch."""
+    """Where there is no terminal for a bar per epoch. It makes few rows train by labels."""
 
     def on_epoch_end(self, net, **kwargs):
         loss, held_out = net.history[-1, ["train_loss", "valid_loss"]]

@@ -48,7 +48,7 @@ class ClassCodec:
         if np.ma.is_masked(y):
             raise ValueError(f"{name} is masked in part. Drop rows without a label first.")
         if isinstance(y, str | bytes | Set | Mapping | Iterator):
-            raise ValueError(f"{name} must be a list or array of labels. Got {shown(y)} instead.")
+            raise ValueError(f"{name} should be a 1d array, or a list of labels. Got {shown(y)}.")
         if getattr(getattr(y, "dtype", None), "kind", None) == "T":
             y = np.asarray(y).astype(object)  # which scikit-learn knows
         if isinstance(y, list | tuple):
@@ -235,8 +235,9 @@ def _of_no_type(first: Any, name: str) -> str:
     """What is to be said of labels whose type nothing tells but themselves."""
     known = f", as by {name}.astype({type(first).__name__})" if isinstance(first, Real) else ""
     return (
-        f"{name} holds {shown(first)} in an array for objects of any type. Labels are str, int, "
-        f"bool or float with integer values: convert them to an array of one of these first{known}."
+        f"Unknown label type: {name} holds {shown(first)} in an array for objects of any type. "
+        "Labels are str, int, bool or float with integer values: convert them to an array of one "
+        f"of these first{known}."
     )
 
 

@@ -144,7 +144,7 @@ MORE_BAD_LABELS = {
         r"{name} mixes str and others.*Give all labels the same type",
     ),
     "3-D": (np.zeros((4, 1, 1)), ValueError, "{name}.*dim 3"),
-    "one str": ("no", ValueError, r"{name} should be a 1d array, got an array of shape \(\)"),
+    "one str": ("no", ValueError, "{name} should be a 1d array.*Got 'no' of type str"),
     "number": (3, ValueError, "{name} should be a 1d array"),
     "dict": ({"no": 1}, ValueError, "{name} should be a 1d array"),
     "generator": ((label for label in Y), ValueError, "{name} should be a 1d array"),

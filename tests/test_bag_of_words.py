@@ -404,7 +404,8 @@ def held_out(codes):
     n_rows = len(codes)
     rows = Rows([str(i) for i in range(n_rows)], codes, np.ones(n_rows))
     held = HeldOut(rows, None, [], calibrate=True)
-    held.data = LabelledTexts(encoded_texts(*[[3]] * n_rows), codes, np.ones(n_rows))
+    texts = encoded_texts(*np.arange(n_rows)[:, None].tolist())
+    held.data = LabelledTexts(texts, codes, np.ones(n_rows))
     return held
 
 

@@ -78,11 +78,11 @@ REFUSED = {
         np.array(["a", np.nan], np.dtypes.StringDType(na_object=np.nan)),
         r"y\[1\] is nan",
     ),
-    "one str": ("ab", r"y must be a list or array of labels. Got 'ab' of type str instead"),
+    "one str": ("ab", r"y should be a 1d array, or a list of labels. Got 'ab' of type str"),
     "long str": ("ab" * 9999, r"^.{40,160}$"),
     "set": ({"a"}, r"Got \{'a'\} of type set"),
     "keys": ({"a": 1}.keys(), r"Got dict_keys\(\['a'\]\) of type dict_keys"),
-    "generator": ((label for label in "ab"), "of type generator instead"),
+    "generator": ((label for label in "ab"), "of type generator"),
     "mixed numbers": ([1, 2.5], "y: Unknown label type"),
     "one class": (["a", "a", "a"], "at least 2 classes.*one class: 'a'"),
 }
