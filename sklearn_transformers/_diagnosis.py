@@ -12,6 +12,7 @@ from sklearn_transformers._calibration import mean_and_error
 from sklearn_transformers._data import Rows
 from sklearn_transformers._encoded import EncodedTexts
 from sklearn_transformers._script import is_spelled_out, spells_all_out
+from sklearn_transformers._validation import listed
 from sklearn_transformers.exceptions import TextDataWarning
 
 __all__ = [
@@ -90,7 +91,7 @@ def _warn_of_labels(rows: Rows, classes: np.ndarray) -> None:
     labels = {code for text, code in zip(rows.texts, rows.codes, strict=True) if text == example}
     _warn(
         f"{_share(n_rows, len(rows.texts))} rows hold a text that also occurs with another label, "
-        f"such as {_quote(example)} with {_list(classes[sorted(labels)].tolist())}. No model can "
+        f"such as {_quote(example)} with {listed(classes[sorted(labels)].tolist())}. No model can "
         "get all of them right; correct the labels, or drop the duplicates."
     )
 
@@ -101,7 +102,7 @@ def _warn_of_absent_classes(codes: np.ndarray, classes: np.ndarray) -> None:
     if absent:
         _warn(
             f"{_share(len(absent), len(classes))} classes have no row of a weight above zero, so "
-            f"nothing can be learned of them: {_list(absent)}. Look at sample_weight, by which a "
+            f"nothing can be learned of them: {listed(absent)}. Look at sample_weight, by which a "
             "BaggingClassifier draws rows, or drop them."
         )
 
@@ -122,7 +123,7 @@ def warn_of_rare_classes(codes: np.ndarray, classes: np.ndarray, none_is_held: b
     elif rare:
         _warn(
             f"{_share(len(rare), len(classes))} classes have a single row, case and spaces aside, "
-            f"and are trained, but not validated: {_list(rare)}. Give them more rows, merge them, "
+            f"and are trained, but not validated: {listed(rare)}. Give them more rows, merge them, "
             "or pass X_val and y_val."
         )
 
@@ -275,11 +276,6 @@ def _warn(message: str) -> None:
 
 def _share(part: int, whole: int) -> str:
     return f"{part} of {whole} ({part / whole:.1%})"
-
-
-def _list(items: list[Any], most: int = 5) -> str:
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(map(repr, items[:most])) + more
 
 
 def _quote(text: str, most: int = 40) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import get_scorer
 
+from sklearn_transformers._validation import listed
+
 __all__ = ["Judge"]
 
 
@@ -89,9 +91,8 @@ class Judge:
                 self.score(np.zeros((len(self.texts), len(classes)), np.float32), 0.0, 1.0)
         except (TypeError, ValueError) as error:
             absent = np.setdiff1d(classes, self.labels).tolist()
-            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
             remedy = (
-                f" No validation row has the labels {absent[:5]}{more}: give them more rows, pass "
+                f" No validation row has the labels [{listed(absent)}]: give them more rows, pass "
                 "X_val and y_val with rows of every class, or take scoring='loss'."
             )
             raise ValueError(

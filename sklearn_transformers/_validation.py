@@ -10,7 +10,15 @@ import numpy as np
 from sklearn_transformers._compat import check_sample_weight
 from sklearn_transformers.exceptions import InvalidTextError
 
-__all__ = ["check_same_length", "check_texts", "check_weights", "is_missing", "renamed", "shown"]
+__all__ = [
+    "check_same_length",
+    "check_texts",
+    "check_weights",
+    "is_missing",
+    "listed",
+    "renamed",
+    "shown",
+]
 
 _ACCEPTED = (
     "a list or tuple of str, a 1-D array, a Series, or a DataFrame or 2-D array with one column"
@@ -113,6 +121,12 @@ def shown(value: Any) -> str:
     """A value and its type, for a message that stays short."""
     text = repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} of type {type(value).__name__}"
+
+
+def listed(items: list[Any], most: int = 5) -> str:
+    """Some values, for a message that stays short."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(repr, items[:most])) + more
 
 
 def is_missing(value: Any) -> bool:
