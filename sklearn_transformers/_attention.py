@@ -1,9 +1,9 @@
-"""Attention with dropout for training on the CPU.
+"""Attention for training on the CPU.
 
 torch has a fused attention for the CPU, but not with dropout: what it falls back to draws slow
 random numbers, goes over the memory many times, and its softmax has gradients that depend on
-the number of threads (on CPUs with AVX-512). This one takes a few texts at a time, whose scores
-stay in the cache.
+the number of threads (on CPUs with AVX-512). In bfloat16 the fused one's gradient is several times
+as slow as the formula. This one takes a few texts at a time, whose scores stay in the cache.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from sklearn_transformers._dropout import draw_kept, is_ours, keep
+from sklearn_transformers._dropout import HIGHEST, draw_kept, is_ours, keep
 from sklearn_transformers._packing import Layout
 
 __all__ = ["NAME", "attend", "swift_attention"]
@@ -28,10 +28,14 @@ NAME = "sklearn_transformers"
 # Scores that are computed at once: 2 MB in float32.
 CHUNK = 2**19
 
+# Texts that are longer cost torch little more time than ours, and less memory: it computes their
+# scores again where ours keeps them.
+LONGEST = 256
+
 
 @contextmanager
 def swift_attention(backbone: PreTrainedModel) -> Iterator[None]:
-    """Let a model on the CPU, where it asks torch for attention with dropout, get ours.
+    """Let a model on the CPU, where it asks torch for attention that it is slow at, get ours.
 
     Models that do not look their attention up by name, as Falcon, keep what they have.
     """
@@ -60,7 +64,7 @@ def _attention(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls; anything but plain attention with dropout is torch's.
+    """What transformers calls; what torch is quicker at, or ours does not know, is torch's.
 
     Where texts are packed, `layout` tells them apart and the mask does not count.
     """
@@ -71,7 +75,7 @@ def _attention(
         hidden, _ = _attention(module, query, key, value, mask, dropout, scaling, **others)
         return layout.join(hidden.transpose(1, 2)), None
     is_plain = (
-        is_ours(query, dropout)
+        _is_slow(query, key, value, dropout)
         and others.get("position_bias") is None
         and others.get("softcap") is None
         and (attention_mask is None or attention_mask.dtype == torch.bool)
@@ -81,9 +85,8 @@ def _attention(
             module, query, key, value, attention_mask, dropout, scaling, **others
         )
     # Rotary positions leave queries and keys in float32, and autocast would not see backward.
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    dtype = _number_format(value)
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     n_sharing = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, n_sharing), repeat_kv(value, n_sharing)
     causal = others.get("is_causal")
@@ -94,6 +97,24 @@ def _attention(
         attention_mask = sees.tril()[None, None]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return attend(query, key, value, attention_mask, scale, dropout).transpose(1, 2), None
+
+
+def _is_slow(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float) -> bool:
+    """Whether torch is slow at it: at dropout, and at the gradient of short texts in bfloat16."""
+    if not is_ours(query):
+        return False
+    if dropout:
+        return dropout <= HIGHEST
+    is_trained = any(x.requires_grad for x in (query, key, value))
+    is_short = key.shape[2] <= LONGEST
+    return is_trained and is_short and _number_format(value) == torch.bfloat16
+
+
+def _number_format(hidden: torch.Tensor) -> torch.dtype:
+    """What products are computed in."""
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu")
+    return hidden.dtype
 
 
 def attend(
@@ -114,7 +135,7 @@ def attend(
         Which tokens (last axis) each token sees.
     scale : float
     dropout : float
-        Share of the attention weights that is dropped, between 0 and 1.
+        Share of the attention weights that is dropped, below 1.
 
     Returns
     -------
@@ -137,7 +158,7 @@ class _Attend(torch.autograd.Function):
     ) -> torch.Tensor:
         n_texts, n_heads, length, _ = query.shape
         shares = query.new_empty(n_texts, n_heads, length, key.shape[2])
-        kept = draw_kept(shares.shape, dropout)
+        kept = draw_kept(shares.shape, dropout) if dropout else None
         # Laid out as the values: so does the next layer read it.
         hidden = torch.empty_like(value)
         unseen = None if mask is None else _unseen(mask, query.dtype).expand(n_texts, -1, -1, -1)
@@ -146,7 +167,7 @@ class _Attend(torch.autograd.Function):
             if unseen is not None:
                 scores.add_(unseen[part])
             shares[part] = torch.softmax(scores, dim=-1)
-            some = torch.matmul(keep(shares[part], kept[part]), value[part])
+            some = torch.matmul(_keep(shares[part], kept, part), value[part])
             hidden[part] = some.mul_(1 / (1 - dropout))
         ctx.save_for_backward(query, key, value, shares, kept)
         ctx.scale, ctx.dropout = scale, dropout
@@ -160,15 +181,20 @@ class _Attend(torch.autograd.Function):
         for part in _parts(shares):
             # What scales the shares or the scores scales these instead, which are fewer.
             some, left = shares[part], gradient[part] * (1 / (1 - ctx.dropout))
-            for_value[part] = torch.matmul(keep(some, kept[part]).mT, left)
+            for_value[part] = torch.matmul(_keep(some, kept, part).mT, left)
             for_shares = torch.matmul(left.mul_(ctx.scale), value[part].mT)
-            for_shares = keep(for_shares, kept[part])
+            for_shares = _keep(for_shares, kept, part)
             # The softmax: torch's own gradient depends on the number of threads, sums do not.
             for_scores = for_shares.mul_(some)
             for_scores = for_scores.sub_(some * for_scores.sum(dim=-1, keepdim=True))
             for_query[part] = torch.matmul(for_scores, key[part])
             for_key[part] = torch.matmul(for_scores.mT, query[part])
         return for_query, for_key, for_value, None, None, None
+
+
+def _keep(some: torch.Tensor, kept: torch.Tensor | None, part: slice) -> torch.Tensor:
+    """What dropout leaves of a part."""
+    return some if kept is None else keep(some, kept[part])
 
 
 def _unseen(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["SwiftDropout", "draw_kept", "is_ours", "keep"]
+__all__ = ["HIGHEST", "SwiftDropout", "draw_kept", "is_ours", "keep"]
 
 # 16 bits an entry: the share that is dropped is `p` to within 1e-5.
 LEVELS = 2**16
@@ -24,16 +24,15 @@ class SwiftDropout(nn.Dropout):
     """`torch.nn.Dropout` with other random numbers; on other devices than the CPU the same."""
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        if not self.training or not is_ours(hidden, self.p):
+        if not self.training or not 0 < self.p <= HIGHEST or not is_ours(hidden):
             return super().forward(hidden)
         dropped: torch.Tensor = _Drop.apply(hidden, self.p)
         return dropped
 
 
-def is_ours(hidden: torch.Tensor, p: float) -> bool:
+def is_ours(hidden: torch.Tensor) -> bool:
     """Whether entries are dropped here: on the CPU; what torch compiles draws its own numbers."""
-    on_cpu = hidden.device.type == "cpu" and not torch.compiler.is_compiling()
-    return on_cpu and 0 < p <= HIGHEST
+    return hidden.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class _Drop(torch.autograd.Function):

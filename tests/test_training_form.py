@@ -101,11 +101,14 @@ def plain_attention(query, key, value, mask, scale, kept, dropout):
     return (torch.softmax(scores, -1) * kept / (1 - dropout)) @ value
 
 
+@pytest.mark.parametrize("dropout", [0.25, 0.0])
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("chunk", [1, 2**19])
-def test_attend__answer_and_gradients__are_those_of_the_formula(monkeypatch, masked, chunk):
+def test_attend__answer_and_gradients__are_those_of_the_formula(
+    monkeypatch, masked, chunk, dropout
+):
     monkeypatch.setattr(_attention, "CHUNK", chunk)
-    shape, dropout, scale = (5, 3, 11, 8), 0.25, 0.4
+    shape, scale = (5, 3, 11, 8), 0.4
     parts = [draw(*shape, n)[..., 0].double().requires_grad_() for n in (1, 2, 3)]
     mask = None
     if masked:
@@ -187,6 +190,71 @@ def test_swift_attention__almost_no_dropout__answers_as_torch(family, n_padding,
         answer = family(input_ids=ids, attention_mask=mask).last_hidden_state
     assert len(used) == 2
     torch.testing.assert_close(answer[mask == 1], expected[mask == 1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def ours_or_torchs(monkeypatch):
+    """Whose attention was taken: "ours", "torch's"."""
+    taken = []
+
+    def watch(name, whose):
+        original = getattr(_attention, name)
+        monkeypatch.setattr(
+            _attention, name, lambda *a, **k: taken.append(whose) or original(*a, **k)
+        )
+
+    watch("attend", "ours")
+    watch("sdpa_attention_forward", "torch's")
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("length", "dtype", "trained", "whose"),
+    [
+        (20, torch.bfloat16, True, "ours"),
+        (20, torch.bfloat16, False, "torch's"),
+        (20, torch.float32, True, "torch's"),
+        (_attention.LONGEST, torch.bfloat16, True, "ours"),
+        (_attention.LONGEST + 1, torch.bfloat16, True, "torch's"),
+    ],
+)
+def test_attention__without_dropout__is_ours_where_torch_is_slow(
+    ours_or_torchs, length, dtype, trained, whose
+):
+    parts = [draw(2, 3, length, 8).requires_grad_(trained) for _ in "qkv"]
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        _attention._attention(nn.Identity(), *parts, None, is_causal=False)
+    assert ours_or_torchs == [whose]
+
+
+@pytest.mark.parametrize("n_padding", [0, 3])
+def test_swift_attention__bfloat16_without_dropout__gradients_are_torchs(
+    family, n_padding, ours_or_torchs
+):
+    for module in family.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+    ids = torch.arange(27).reshape(3, 9) % 20 + 3
+    mask = torch.ones_like(ids)
+    mask[1, 9 - n_padding :] = 0
+    upstream = draw(3, 9, family.config.hidden_size) * mask[:, :, None]
+
+    def gradients(precision):
+        family.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            hidden = family.train()(input_ids=ids, attention_mask=mask).last_hidden_state
+        (hidden * upstream).sum().backward()
+        return torch.cat([w.grad.flatten() for w in family.parameters() if w.grad is not None])
+
+    exact, torchs = gradients("float32"), gradients("bfloat16")
+    del ours_or_torchs[:]
+    with swift_attention(family):
+        ours = gradients("bfloat16")
+    assert set(ours_or_torchs) == {"ours"}
+    # About as far from float32's as torch's own in bfloat16.
+    assert (ours - exact).norm() < 1.5 * (torchs - exact).norm() < 0.03 * exact.norm()
 
 
 def test_swift_attention__model_that_asks_for_its_name__keeps_its_own():
