@@ -36,7 +36,6 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -386,12 +385,13 @@ def machine():
         except PackageNotFoundError:
             continue
     import torch
+    from peers import cpu
 
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     if commit := present_commit():
         found["commit"] = commit
-    return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), **found}
+    return {"cpu": cpu(), "cores": os.cpu_count(), **found}
 
 
 def present_commit():

@@ -34,7 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peers import SequenceClassifier
+from peers import SequenceClassifier, cpu
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline
@@ -338,7 +338,7 @@ def main():
     print(f"\nours, outside training and prediction: {100 * outside:.1f} % of the search")
     if options.json:
         about = {
-            "machine": platform.processor() or platform.machine(),
+            "machine": cpu(),
             "threads": torch.get_num_threads(),
             "python": platform.python_version(),
             **{library: version(library) for library in LIBRARIES},

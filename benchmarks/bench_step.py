@@ -16,7 +16,6 @@ product of two square matrices gets in the same number format (the best of sever
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from contextlib import contextmanager, nullcontext
@@ -24,7 +23,7 @@ from importlib.metadata import version
 
 import numpy as np
 import torch
-from peers import forward_flops, matrix_peak
+from peers import cpu, forward_flops, matrix_peak
 from transformers import logging
 
 from sklearn_transformers._checkpoint import BUNDLED_NAME
@@ -82,7 +81,7 @@ def main():
         )
     if arguments.json:
         libraries = {name: version(name) for name in ("torch", "transformers")}
-        machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+        machine = {"cpu": cpu(), "cores": os.cpu_count()}
         record = (
             {"precision": precision, "dropout": arguments.dropout, "peak": peak, "rows": rows}
             | libraries

@@ -301,6 +301,15 @@ def highest_memory():
     return kib / 1024 / (1024 if sys.platform == "darwin" else 1)
 
 
+def cpu():
+    """The processor's name, which Python does not know on Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
 def machine():
     found = {}
     for name in LIBRARIES:
@@ -311,7 +320,7 @@ def machine():
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return {
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
