@@ -28,8 +28,11 @@ NAME = "sklearn_transformers"
 # Scores that are computed at once: 2 MB in float32.
 CHUNK = 2**19
 
-# Texts that are longer cost torch little more time than ours, and less memory: it computes their
-# scores again where ours keeps them.
+# What the widest instructions take of float32 at once.
+VECTOR = 16
+
+# In longer texts the scores, which torch computes again where ours keeps them, take too much memory
+# for the time that is left to win.
 LONGEST = 256
 
 
@@ -96,7 +99,8 @@ def _attention(
         sees = torch.ones(n_query, n_key, dtype=torch.bool, device=query.device)
         attention_mask = sees.tril()[None, None]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return attend(query, key, value, attention_mask, scale, dropout).transpose(1, 2), None
+    hidden = attend(query, key, value, attention_mask, scale, dropout)
+    return hidden.transpose(1, 2).contiguous(), None
 
 
 def _is_slow(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float) -> bool:
@@ -106,7 +110,7 @@ def _is_slow(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropou
     if dropout:
         return dropout <= HIGHEST
     is_trained = any(x.requires_grad for x in (query, key, value))
-    is_short = key.shape[2] <= LONGEST
+    is_short = query.shape[2] == key.shape[2] <= LONGEST
     return is_trained and is_short and _number_format(value) == torch.bfloat16
 
 
@@ -161,12 +165,14 @@ class _Attend(torch.autograd.Function):
         kept = draw_kept(shares.shape, dropout) if dropout else None
         # Laid out as the values: so does the next layer read it.
         hidden = torch.empty_like(value)
-        unseen = None if mask is None else _unseen(mask, query.dtype).expand(n_texts, -1, -1, -1)
+        precise = torch.promote_types(query.dtype, torch.float32)
+        unseen = None if mask is None else _unseen(mask, precise).expand(n_texts, -1, -1, -1)
         for part in _parts(shares):
-            scores = torch.matmul(query[part] * scale, key[part].mT)
+            # Scores can be large, and what counts are their differences: not in bfloat16.
+            scores = torch.matmul(query[part].to(precise) * scale, key[part].to(precise).mT)
             if unseen is not None:
                 scores.add_(unseen[part])
-            shares[part] = torch.softmax(scores, dim=-1)
+            shares[part] = _softmax(scores)
             some = torch.matmul(_keep(shares[part], kept, part), value[part])
             hidden[part] = some.mul_(1 / (1 - dropout))
         ctx.save_for_backward(query, key, value, shares, kept)
@@ -195,6 +201,14 @@ class _Attend(torch.autograd.Function):
 def _keep(some: torch.Tensor, kept: torch.Tensor | None, part: slice) -> torch.Tensor:
     """What dropout leaves of a part."""
     return some if kept is None else keep(some, kept[part])
+
+
+def _softmax(scores: torch.Tensor) -> torch.Tensor:
+    """Over the last axis; rows of less than a vector, at which torch is slow, are filled up."""
+    width = scores.shape[-1]
+    if width < VECTOR:
+        scores = nn.functional.pad(scores, (0, VECTOR - width), value=-torch.inf)
+    return torch.softmax(scores, dim=-1)[..., :width]
 
 
 def _unseen(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -211,20 +211,40 @@ def ours_or_torchs(monkeypatch):
 @pytest.mark.parametrize(
     ("length", "dtype", "trained", "whose"),
     [
-        (20, torch.bfloat16, True, "ours"),
-        (20, torch.bfloat16, False, "torch's"),
-        (20, torch.float32, True, "torch's"),
-        (_attention.LONGEST, torch.bfloat16, True, "ours"),
-        (_attention.LONGEST + 1, torch.bfloat16, True, "torch's"),
+        (20, torch.bfloat16, "qkv", "ours"),
+        (20, torch.bfloat16, "v", "ours"),  # LoRA on the values only
+        (20, torch.bfloat16, "", "torch's"),
+        (20, torch.float32, "qkv", "torch's"),
+        (_attention.LONGEST, torch.bfloat16, "qkv", "ours"),
+        (_attention.LONGEST + 1, torch.bfloat16, "qkv", "torch's"),
     ],
 )
+@pytest.mark.parametrize("autocast", [True, False])
 def test_attention__without_dropout__is_ours_where_torch_is_slow(
-    ours_or_torchs, length, dtype, trained, whose
+    ours_or_torchs, length, dtype, trained, whose, autocast
 ):
-    parts = [draw(2, 3, length, 8).requires_grad_(trained) for _ in "qkv"]
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+    stored = torch.float32 if autocast else dtype
+    parts = [draw(2, 3, length, 8).to(stored).requires_grad_(name in trained) for name in "qkv"]
+    with torch.autocast("cpu", dtype, enabled=autocast and dtype != torch.float32):
         _attention._attention(nn.Identity(), *parts, None, is_causal=False)
     assert ours_or_torchs == [whose]
+
+
+def test_attention__shared_keys__lies_in_memory_as_torchs():
+    query, key = draw(2, 4, 9, 8).bfloat16().requires_grad_(), draw(2, 2, 9, 8).bfloat16()
+    module = nn.Identity()
+    module.num_key_value_groups = 2
+    hidden, _ = _attention._attention(module, query, key, key, None, is_causal=False)
+    assert hidden.is_contiguous()
+
+
+def test_attend__bfloat16_and_large_scores__are_told_apart():
+    """Scores that all keys have in common, as where keys have a bias, cancel in the softmax."""
+    query, key, value = (draw(2, 3, 40, 8 + n)[..., :8].bfloat16() for n in range(3))
+    key = key + 50
+    exact = plain_attention(query.double(), key.double(), value.double(), None, 0.4, 1, 0)
+    ours = attend(query, key, value, None, 0.4, 0.0).double()
+    assert (ours - exact).norm() < 0.005 * exact.norm()
 
 
 @pytest.mark.parametrize("n_padding", [0, 3])
