@@ -65,18 +65,31 @@ def _attention(
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    layout: Layout | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls; what torch is quicker at, or ours does not know, is torch's.
+    """What transformers calls; where texts are packed, `layout` tells them apart, not the mask."""
+    if layout is None:
+        # Some models, as JetMoe, rely on it that torch's lies in memory in this order.
+        hidden = _quicker(module, query, key, value, attention_mask, dropout, scaling, **others)
+        return hidden.contiguous(), None
+    query, key, value = (layout.split(x.transpose(1, 2)) for x in (query, key, value))
+    mask = layout.mask[:, None, None, :]
+    hidden = _quicker(module, query, key, value, mask, dropout, scaling, **others)
+    return layout.join(hidden.transpose(1, 2)), None
 
-    Where texts are packed, `layout` tells them apart and the mask does not count.
-    """
-    layout: Layout | None = others.pop("layout", None)
-    if layout is not None:
-        query, key, value = (layout.split(x.transpose(1, 2)) for x in (query, key, value))
-        mask = layout.mask[:, None, None, :]
-        hidden, _ = _attention(module, query, key, value, mask, dropout, scaling, **others)
-        return layout.join(hidden.transpose(1, 2)), None
+
+def _quicker(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    **others: Any,
+) -> torch.Tensor:
+    """(b, n_heads, s, d) -> (b, s, n_heads, d), by ours where torch is slow and ours knows how."""
     is_plain = (
         _is_slow(query, key, value, dropout)
         and others.get("position_bias") is None
@@ -84,9 +97,10 @@ def _attention(
         and (attention_mask is None or attention_mask.dtype == torch.bool)
     )
     if not is_plain:
-        return sdpa_attention_forward(
+        hidden, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **others
         )
+        return hidden
     # Rotary positions leave queries and keys in float32, and autocast would not see backward.
     dtype = _number_format(value)
     query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
@@ -99,8 +113,7 @@ def _attention(
         sees = torch.ones(n_query, n_key, dtype=torch.bool, device=query.device)
         attention_mask = sees.tril()[None, None]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    hidden = attend(query, key, value, attention_mask, scale, dropout)
-    return hidden.transpose(1, 2).contiguous(), None
+    return attend(query, key, value, attention_mask, scale, dropout).transpose(1, 2)
 
 
 def _is_slow(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float) -> bool:
