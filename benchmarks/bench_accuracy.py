@@ -35,19 +35,18 @@ and read, as they do, the start of longer texts.
 import argparse
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 from functions import load_functions
 from languages import load_languages
+from machine import machine
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 ABLATIONS = {
@@ -73,7 +72,6 @@ NEIGHBOUR = {"tfidf": "frozen", "frozen": "tfidf", "trainer": "ordinary", "ordin
 SIZES = ("8/class", "64/class", "600", "2000", "all")
 MOST_ROWS = 10_000
 MAX_LENGTH = 512
-LIBRARIES = ("torch", "transformers", "scikit-learn", "setfit", "sentence-transformers")
 
 
 # --- data ------------------------------------------------------------------------------------
@@ -377,21 +375,10 @@ def expected_calibration_error(hits, confidence, n_bins=15):
     return float(sum(gaps))
 
 
-def machine():
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    import torch
-    from peers import cpu
-
-    if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    if commit := present_commit():
-        found["commit"] = commit
-    return {"cpu": cpu(), "cores": os.cpu_count(), **found}
+def measured_on():
+    """The machine, and the state of the code where it is known."""
+    commit = present_commit()
+    return machine() | ({"commit": commit} if commit else {})
 
 
 def present_commit():
@@ -582,7 +569,7 @@ def main():
                     epochs = done.get((name, size, seed, "ours"), {}).get("epochs", 3)
                     cell = {"data": name, "size": size, "seed": seed, "method": method}
                     cell |= run(method, parts, size, seed, epochs, arguments.max_test)
-                    cell["machine"] = machine()
+                    cell["machine"] = measured_on()
                     done[name, size, seed, method] = cell
                     with open(arguments.out, "a") as out:
                         out.write(json.dumps(cell) + "\n")

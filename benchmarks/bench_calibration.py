@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from bench_accuracy import draw, expected_calibration_error, group, machine, mean, read
+from bench_accuracy import draw, expected_calibration_error, group, mean, measured_on, read
 
 from sklearn_transformers import TransformerTextClassifier, _held_out
 from sklearn_transformers._calibration import closest_temperature, cross_entropies, fit_temperature
@@ -41,7 +41,7 @@ def main():
                 runs += [name | run for run in compare(parts, size, seed, options.max_test)]
             table([run for run in runs if (run["data"], run["size"]) == (Path(folder).name, size)])
     if options.json:
-        content = {"options": vars(options), "machine": machine(), "runs": runs}
+        content = {"options": vars(options), "machine": measured_on(), "runs": runs}
         Path(options.json).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 

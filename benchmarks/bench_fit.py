@@ -26,13 +26,13 @@ import warnings
 from pathlib import Path
 
 import torch
+from machine import machine
 from peers import (
     Job,
     bert_base,
     best_precision,
     header,
     line,
-    machine,
     matrix_peak,
     median_and_spread,
     ours,

@@ -19,12 +19,12 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+from machine import machine
 from peers import (
     Job,
     header,
     highest_memory,
     line,
-    machine,
     median_and_spread,
     ours,
     read,

@@ -23,7 +23,8 @@ from pathlib import Path
 import joblib
 import numpy as np
 import skops.io
-from peers import header, line, machine, read
+from machine import machine
+from peers import header, line, read
 
 from sklearn_transformers import OnnxTextClassifier, TransformerTextClassifier
 

@@ -26,12 +26,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine
 from peers import (
     Job,
     best_precision,
     header,
     line,
-    machine,
     matrix_peak,
     median_and_spread,
     read,

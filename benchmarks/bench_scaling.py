@@ -24,7 +24,8 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from peers import header, line, machine
+from machine import machine
+from peers import header, line
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, logging
 

@@ -24,17 +24,16 @@ nor a prediction was running: noise hardly moves it.
 import argparse
 import copy
 import json
-import platform
 import statistics
 import tempfile
 import time
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from peers import SequenceClassifier, cpu
+from machine import machine
+from peers import SequenceClassifier
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline
@@ -51,7 +50,6 @@ from sklearn_transformers._pretrained import load_pretrained
 from sklearn_transformers._tokenization import encode
 
 LEARNING_RATES, WEIGHT_DECAYS = [5e-5, 1e-4, 2e-4], [0.0, 0.01, 0.1]
-LIBRARIES = ("torch", "transformers", "scikit-learn", "skorch", "numpy", "joblib")
 
 
 def read(folder, n_rows):
@@ -337,13 +335,7 @@ def main():
     outside = statistics.median(run["outside"] for run in ours)
     print(f"\nours, outside training and prediction: {100 * outside:.1f} % of the search")
     if options.json:
-        about = {
-            "machine": cpu(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            **{library: version(library) for library in LIBRARIES},
-        }
-        content = {"options": vars(options), "about": about, "results": results}
+        content = {"options": vars(options), "about": machine(), "results": results}
         Path(options.json).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 

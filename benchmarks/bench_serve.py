@@ -28,7 +28,8 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from peers import header, line, machine, median_and_spread, read
+from machine import machine
+from peers import header, line, median_and_spread, read
 
 from sklearn_transformers import TransformerTextClassifier
 

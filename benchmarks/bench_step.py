@@ -15,15 +15,14 @@ product of two square matrices gets in the same number format (the best of sever
 
 import argparse
 import json
-import os
 import statistics
 import time
 from contextlib import contextmanager, nullcontext
-from importlib.metadata import version
 
 import numpy as np
 import torch
-from peers import cpu, forward_flops, matrix_peak
+from machine import machine
+from peers import forward_flops, matrix_peak
 from transformers import logging
 
 from sklearn_transformers._checkpoint import BUNDLED_NAME
@@ -80,15 +79,10 @@ def main():
             flush=True,
         )
     if arguments.json:
-        libraries = {name: version(name) for name in ("torch", "transformers")}
-        machine = {"cpu": cpu(), "cores": os.cpu_count()}
-        record = (
-            {"precision": precision, "dropout": arguments.dropout, "peak": peak, "rows": rows}
-            | libraries
-            | machine
-        )
+        content = {"options": vars(arguments), "machine": machine(), "precision": precision}
+        content |= {"peak": peak, "rows": rows}
         with open(arguments.json, "w") as file:
-            json.dump(record, file, indent=1)
+            json.dump(content, file, indent=1)
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 from bench_accuracy import draw, read
-from peers import header, highest_memory, line, machine
+from machine import machine
+from peers import header, highest_memory, line
 
 from sklearn_transformers import TransformerTextClassifier
 

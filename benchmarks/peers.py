@@ -6,15 +6,12 @@ the same rows for the same epochs in steps of the same number of texts, and cut 
 length.
 """
 
-import os
-import platform
 import resource
 import statistics
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,17 +21,6 @@ from torch import nn
 
 from sklearn_transformers._checkpoint import BUNDLED_NAME, find_checkpoint
 from sklearn_transformers._device import resolve_precision
-
-LIBRARIES = (
-    "torch",
-    "transformers",
-    "scikit-learn",
-    "skorch",
-    "sentence-transformers",
-    "numpy",
-    "fastapi",
-    "uvicorn",
-)
 
 
 @dataclass
@@ -299,30 +285,3 @@ def highest_memory():
     """The highest resident memory of this process so far, in MiB."""
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kib / 1024 / (1024 if sys.platform == "darwin" else 1)
-
-
-def cpu():
-    """The processor's name, which Python does not know on Linux."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def machine():
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return {
-        "cpu": cpu(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **found,
-    }

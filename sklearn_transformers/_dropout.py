@@ -31,7 +31,7 @@ class SwiftDropout(nn.Dropout):
 
 
 def is_ours(hidden: torch.Tensor) -> bool:
-    """Whether entries are dropped here: on the CPU; what torch compiles draws its own numbers."""
+    """Whether something is computed here: on the CPU; what torch compiles is torch's alone."""
     return hidden.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
